@@ -1,0 +1,1 @@
+"""Datasets: one dataclass per source of images, each with `scenes() -> Iterator[Scene]`."""
