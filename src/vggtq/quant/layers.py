@@ -1,0 +1,113 @@
+"""Quantized counterparts of the modules that hold weights: how each lays its weight out as rows, and what replaces it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggtq.errors import QuantizationError
+from vggtq.quant.linear import QuantLinear, ReferenceLinear, linear_backend
+from vggtq.quant.packed import PackedWeight
+from vggtq.quant.scheme import Activations
+
+
+class QuantConv(nn.Module):
+    """Conv2d or ConvTranspose2d on packed weights, on the reference backend: dequantize, then a float convolution."""
+
+    backend = "reference"
+    simulated = True
+    activation_bits = None
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, packed: PackedWeight, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        super().__init__()
+        if conv.padding_mode != "zeros":
+            raise QuantizationError(
+                f"padding_mode={conv.padding_mode!r}: only zero padding is supported; exclude the layer by scheme.layers.exclude"
+            )
+        self.rows = ReferenceLinear(packed, conv.bias, Activations())
+        self.transposed = isinstance(conv, nn.ConvTranspose2d)
+        self.weight_shape, self.groups = tuple(conv.weight.shape), conv.groups
+        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.output_padding = conv.output_padding
+
+    @property
+    def spec(self) -> object:
+        return self.rows.spec
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        return self.rows.weight_tensors()
+
+    def resident_bytes(self) -> int:
+        return self.rows.resident_bytes()
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.rows.dequantized(x.dtype)
+        bias = None if self.rows.bias is None else self.rows.bias.to(x.dtype)
+        if self.transposed:
+            weight = conv_transpose_weight(weight, self.weight_shape, self.groups)
+            return F.conv_transpose2d(
+                x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            )
+        return F.conv2d(x, weight.view(self.weight_shape), bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QuantMultiheadAttention(nn.Module):
+    """nn.MultiheadAttention whose input and output projections are quantized linears; attention itself stays in float.
+
+    Takes the arguments that inference uses: query, key, value (batch first or not), need_weights, attn_mask.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention, in_proj: QuantLinear, out_proj: QuantLinear) -> None:
+        super().__init__()
+        self.num_heads, self.batch_first = attention.num_heads, attention.batch_first
+        self.in_proj, self.out_proj = in_proj, out_proj
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tensors (B, L, E), or (L, B, E) without batch_first. Returns the output and the mean attention map or None."""
+        inputs = (query, key, value) if self.batch_first else tuple(t.transpose(0, 1) for t in (query, key, value))
+        q, k, v = (self._heads(t) for t in self._project(*inputs))
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = ~attn_mask  # nn.MultiheadAttention marks what is masked out, SDPA what takes part
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask).transpose(1, 2).flatten(2)
+        out = self.out_proj(out)
+        maps = _attention_maps(q, k, attn_mask) if need_weights else None
+        return (out if self.batch_first else out.transpose(0, 1)), maps
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.in_proj(query).chunk(3, -1)
+        if key is query and value is query:
+            return q, k, v
+        # The projection is stored as one weight, so another context costs a second product of which q is dropped.
+        _, k, v = self.in_proj(key).chunk(3, -1)
+        return q, k, v if value is key else self.in_proj(value).chunk(3, -1)[2]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _attention_maps(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(-1).mean(1)
+
+
+def weight_rows(weight: Tensor, transposed: bool = False, groups: int = 1) -> Tensor:
+    """A weight as (out, inputs): one row per output channel. A transposed convolution has (in, out/groups, kh, kw)."""
+    if not transposed:
+        return weight.flatten(1)
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def conv_transpose_weight(rows: Tensor, shape: tuple[int, ...], groups: int) -> Tensor:
+    """Inverse of `weight_rows` for a transposed convolution of weight shape (in, out/groups, kh, kw)."""
+    inputs, outputs = shape[0] // groups, shape[1]
+    return rows.view(groups, outputs, inputs, *shape[2:]).transpose(1, 2).reshape(shape)
+
+
+def quantized_linear(packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> QuantLinear:
+    """The fastest honest layer for these numbers on the device that the weight is on."""
+    shape, device = (packed.codes.shape[0], packed.columns), packed.codes.device
+    return linear_backend(packed.spec, activations, shape, device)(packed, bias, activations)

@@ -1,0 +1,302 @@
+"""Linear layers on packed weights, one class per backend, and the table that chooses between them.
+
+A backend either computes in the precision that it claims or is called `reference` and marked simulated: it dequantizes the
+weight and multiplies in float, so its speed says nothing about the numbers.
+"""
+
+import functools
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggtq.quant.activations import fake_quantize, token_codes, token_scales
+from vggtq.quant.packed import PackedWeight
+from vggtq.quant.scheme import Activations, Weights
+
+
+class QuantLinear(nn.Module):
+    """y = x ŵᵀ + b for x (…, in_features). Output dtype is x's. Subclasses keep the weight in their kernel's layout."""
+
+    backend: ClassVar[str]
+    simulated: ClassVar[bool] = False
+    scale: Tensor
+    zero_point: Tensor | None
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__()
+        self.spec, self.activations = packed.spec, activations
+        self.out_features, self.in_features = packed.codes.shape[0], packed.columns
+        self.bias = bias
+
+    @staticmethod
+    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+        """Whether this backend computes these numbers for a weight of (out, in) on this device."""
+        raise NotImplementedError
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        """The weight as `PackedWeight.tensors` names it, for saving; layouts of kernels are undone."""
+        raise NotImplementedError
+
+    def resident_bytes(self) -> int:
+        """Bytes of the weight as held in memory, bias included."""
+        tensors = [*self.weight_tensors().values(), *([] if self.bias is None else [self.bias])]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    @property
+    def activation_bits(self) -> int | None:
+        """Bits that inputs are really rounded to, None for float inputs."""
+        return None if self.activations.mode == "none" else self.activations.bits
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features)
+        return self.multiply(rows).unflatten(0, x.shape[:-1]) if x.ndim != 2 else self.multiply(rows)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        """rows: (T, in_features). Returns (T, out_features) with the bias added."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        spec = self.spec
+        return f"{self.in_features}, {self.out_features}, {spec.format}{spec.bits} {spec.granularity}, {self.backend}"
+
+
+class ReferenceLinear(QuantLinear):
+    """Any numbers on any device: dequantize the whole weight, then a float product."""
+
+    backend = "reference"
+    simulated = True
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__(packed, bias, activations)
+        for name in ("codes", "scale", "zero_point"):
+            self.register_buffer(name, getattr(packed, name))
+
+    @staticmethod
+    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+        return True
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        return self._packed().tensors
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """ŵ, (out, in)."""
+        return self._packed().dequantize(dtype)
+
+    def _packed(self) -> PackedWeight:
+        codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
+        return PackedWeight(codes, scale, self.get_buffer("zero_point"), self.spec, self.in_features, 0.0, 0.0)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        if self.activations.mode == "dynamic":
+            rows = fake_quantize(rows, self.activations.bits)
+        bias = None if self.bias is None else self.bias.to(rows.dtype)
+        return F.linear(rows, self.dequantized(rows.dtype), bias)
+
+
+class OneDnnInt8Linear(QuantLinear):
+    """W8A8 on the CPU: unsigned activation codes × signed weight codes into 32 bits, exactly.
+
+    Instructions older than VNNI add pairs of products in 16 bits and saturate; there activations get 7 bits, with which two
+    products fit (127 · 127 · 2 < 2^15). Asymmetric weights cost one rank-1 update: Σ x (w - z) = Σ x w - z Σ x.
+    """
+
+    backend = "onednn_int8"
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__(packed, bias, activations)
+        codes = packed.integer_codes()
+        shift = 0 if self.spec.symmetric else 128
+        # The kernel's layout replaces the codes; to_dense() gives them back.
+        self._weight = torch.ops.onednn.qlinear_prepack((codes - shift).to(torch.int8), None)
+        self.register_buffer("scale", packed.scale)
+        self.register_buffer("zero_point", packed.zero_point)
+        assert packed.scale is not None
+        row_scale = packed.scale.to(torch.float32).expand(self.out_features, 1).flatten().contiguous()
+        self._row_scale = row_scale
+        self._no_zero = torch.zeros(self.out_features, dtype=torch.int64)
+        self._correction = None
+        if packed.zero_point is not None:
+            self._correction = (packed.zero_point.to(torch.float32) - shift).expand(self.out_features, 1).flatten() * row_scale
+
+    @staticmethod
+    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+        return (
+            device.type == "cpu"
+            and activations.mode == "dynamic"
+            and (spec.format, spec.bits) == ("int", 8)
+            and (spec.granularity != "group" or spec.group_size is None)
+            and onednn_activation_bits() is not None
+        )
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        offset = 128  # both kinds: symmetric codes are stored with +128, asymmetric ones were shifted by 128 for the kernel
+        codes = (self._weight.to_dense().t().to(torch.int16) + offset).to(torch.uint8).contiguous()
+        return {"codes": codes, "scale": self.scale} | ({} if self.zero_point is None else {"zero_point": self.zero_point})
+
+    def resident_bytes(self) -> int:
+        kept = [self.scale, self.zero_point, self._row_scale, self._no_zero, self._correction, self.bias]
+        return self._weight.numel() + sum(t.numel() * t.element_size() for t in kept if t is not None)
+
+    @property
+    def activation_bits(self) -> int:
+        return min(self.activations.bits, onednn_activation_bits() or 8)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.activation_bits < self.activations.bits:
+            return (f"activations have {self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}",)
+        return ()
+
+    def input_codes(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:
+        """The activation codes that the kernel multiplies: (T, C) uint8, their scale (T, 1) and their zero point."""
+        bits = self.activation_bits
+        zero = 2 ** (bits - 1)
+        scale = token_scales(rows, bits)
+        return token_codes(rows, scale, zero, torch.uint8), scale, zero
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        codes, scale, zero = self.input_codes(rows.to(torch.float32))
+        # fmt: off
+        out = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, zero, self._weight, self._row_scale, self._no_zero, None, 1.0, 0, torch.float32, "none", [], "")
+        # fmt: on
+        if self._correction is not None:
+            sums = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
+            out.addr_(sums, self._correction, alpha=-1)
+        out.mul_(scale)
+        if self.bias is not None:
+            out.add_(self.bias)
+        return out.to(rows.dtype)
+
+
+class IntMatmulLinear(QuantLinear):
+    """W8A8 through torch._int_mm (int8 × int8 → int32), scales applied after. For CUDA; the CPU's version is only slow."""
+
+    backend = "int_mm"
+    _MIN_ROWS = 17  # what the CUDA kernel asks for
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__(packed, bias, activations)
+        self.register_buffer("codes", packed.integer_codes().to(torch.int8))
+        self.register_buffer("scale", packed.scale)
+        self.register_buffer("zero_point", None)
+
+    @staticmethod
+    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+        return (
+            device.type == "cuda"
+            and activations.mode == "dynamic"
+            and (spec.format, spec.bits, spec.symmetric) == ("int", 8, True)
+            and (spec.granularity != "group" or spec.group_size is None)
+            and shape[0] % 8 == 0
+            and shape[1] % 8 == 0
+        )
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        return {"codes": (self.get_buffer("codes").to(torch.int16) + 128).to(torch.uint8), "scale": self.scale}
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        scale = token_scales(rows, self.activations.bits)
+        codes = token_codes(rows.to(torch.float32), scale, 0, torch.int8)
+        missing = max(0, self._MIN_ROWS - codes.shape[0])
+        sums = torch._int_mm(F.pad(codes, (0, 0, 0, missing)), self.get_buffer("codes").t())[: rows.shape[0]]
+        out = sums.to(torch.float32) * scale * self.scale.to(torch.float32).flatten()
+        return (out if self.bias is None else out + self.bias).to(rows.dtype)
+
+
+class FbgemmHalfLinear(QuantLinear):
+    """float16 weights on the CPU: fbgemm widens them in registers and multiplies in float32."""
+
+    backend = "fbgemm_fp16"
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__(packed, bias, activations)
+        self._weight = torch.ops.quantized.linear_prepack_fp16(packed.codes.to(torch.float32), None)
+
+    @staticmethod
+    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+        return spec.format == "float16" and device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm")
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        return {"codes": torch.ops.quantized.linear_unpack_fp16(self._weight)[0].to(torch.float16)}
+
+    def resident_bytes(self) -> int:
+        bias = 0 if self.bias is None else self.bias.numel() * self.bias.element_size()
+        return 2 * self.in_features * self.out_features + bias
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        out = torch.ops.quantized.linear_dynamic_fp16(rows.to(torch.float32), self._weight)
+        return (out if self.bias is None else out.add_(self.bias)).to(rows.dtype)
+
+
+class CudaHalfLinear(QuantLinear):
+    """float16 or bfloat16 weights and products on CUDA; inputs are rounded to the weights' dtype."""
+
+    backend = "cuda_half"
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__(packed, bias, activations)
+        self.register_buffer("codes", packed.codes)
+
+    @staticmethod
+    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+        return spec.is_float and device.type == "cuda"
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        return {"codes": self.get_buffer("codes")}
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        weight = self.get_buffer("codes")
+        bias = None if self.bias is None else self.bias.to(weight.dtype)
+        return F.linear(rows.to(weight.dtype), weight, bias).to(rows.dtype)
+
+
+LINEAR_BACKENDS: tuple[type[QuantLinear], ...] = (
+    OneDnnInt8Linear,
+    IntMatmulLinear,
+    FbgemmHalfLinear,
+    CudaHalfLinear,
+    ReferenceLinear,
+)
+
+
+def linear_backend(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> type[QuantLinear]:
+    """The first backend that computes these numbers here; `reference` takes whatever is left."""
+    return next(b for b in LINEAR_BACKENDS if b.supports(spec, activations, shape, device))
+
+
+@functools.cache
+def onednn_activation_bits() -> int | None:
+    """Activation bits with which oneDNN's int8 product is exact on this CPU: 8, 7, or None without the operator.
+
+    Found by multiplying the codes that saturate first, because oneDNN may use other instructions than the CPU offers.
+    """
+    try:
+        return next((bits for bits in (8, 7) if _onednn_is_exact(bits)), None)
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def _onednn_is_exact(bits: int) -> bool:
+    zero, largest = 2 ** (bits - 1), 2**bits - 1
+    inputs, outputs = 256, 64
+    scale, no_zero = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+    weight = torch.full((outputs, inputs), 127, dtype=torch.int8)
+    weight[::2] = -128
+    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    exact = (largest - zero) * weight.to(torch.int64).sum(1)
+    for tokens in (1, 5, 300):  # few and many rows take different code paths
+        codes = torch.full((tokens, inputs), largest, dtype=torch.uint8)
+        # fmt: off
+        out = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, zero, packed, scale, no_zero, None, 1.0, 0, torch.float32, "none", [], "")
+        # fmt: on
+        if not torch.equal(out.to(torch.int64), exact.expand(tokens, -1)):
+            return False
+    return True

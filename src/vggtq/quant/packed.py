@@ -1,0 +1,139 @@
+"""A weight as it is stored: packed codes, scales, zero points. Nothing else of it is kept."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vggtq.errors import QuantizationError
+from vggtq.quant.packing import pack, unpack
+from vggtq.quant.rounding import block_of, dequantize, quantization_parameters, round_to_codes, row_blocks
+from vggtq.quant.scheme import Weights
+
+_FLOAT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """R rows of C weights.
+
+    codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16 for float formats. scale: (1, 1), (R, 1) or (R, groups),
+    zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored with +2^(bits-1).
+    signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight.
+    """
+
+    codes: Tensor
+    scale: Tensor | None
+    zero_point: Tensor | None
+    spec: Weights
+    columns: int
+    signal: float
+    noise: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file has to keep, by name."""
+        named = {"codes": self.codes, "scale": self.scale, "zero_point": self.zero_point}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(Σw² / Σ(w - ŵ)²); infinite where nothing was lost."""
+        if self.noise == 0:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else math.nan
+
+    def integer_codes(self, block: slice = slice(None)) -> Tensor:
+        """Rows of codes in qmin … qmax, (r, C) int32."""
+        codes = unpack(self.codes[block], self.spec.bits, self.columns).to(torch.int32)
+        return codes - 2 ** (self.spec.bits - 1) if self.spec.symmetric else codes
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight in `dtype`, (R, C)."""
+        if self.scale is None:
+            return self.codes.to(dtype)
+        rows = torch.empty(self.codes.shape[0], self.columns, dtype=dtype, device=self.codes.device)
+        for block in row_blocks(*rows.shape):
+            zero = None if self.zero_point is None else block_of(self.zero_point, block)
+            rows[block] = dequantize(self.integer_codes(block), block_of(self.scale, block), zero, self.spec)
+        return rows
+
+
+def pack_weight(rows: Tensor, spec: Weights) -> PackedWeight:
+    """Rounds and packs a weight. rows: (R, C), any float dtype, not modified.
+
+    Raises QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
+    """
+    check_finite(rows)
+    return _pack_float(rows, spec) if spec.is_float else _pack_integers(rows, spec)
+
+
+def check_finite(rows: Tensor) -> None:
+    """Raises QuantizationError if a weight is NaN or infinite, for no rounding of it would be right."""
+    low, high = torch.aminmax(rows)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        bad = int((~torch.isfinite(rows)).sum())
+        raise QuantizationError(
+            f"{bad} of {rows.numel()} weights are NaN or infinite; the checkpoint is damaged, "
+            f"or keep the layer in float with scheme.layers.exclude"
+        )
+
+
+def _pack_float(rows: Tensor, spec: Weights) -> PackedWeight:
+    dtype = _FLOAT_DTYPES[spec.format]
+    codes = rows.to(dtype)
+    if not torch.isfinite(codes).all():
+        raise QuantizationError(
+            f"the largest weight, {float(rows.abs().amax()):.3g}, is beyond {spec.format}'s {torch.finfo(dtype).max:.3g}; "
+            f"use scheme=bf16, or keep the layer in float with scheme.layers.exclude"
+        )
+    signal, noise = _power(rows.to(torch.float32), codes.to(torch.float32))
+    return PackedWeight(codes, None, None, spec, rows.shape[1], signal, noise)
+
+
+def _pack_integers(rows: Tensor, spec: Weights) -> PackedWeight:
+    if spec.granularity == "per_tensor":
+        # The extremes alone determine a per-tensor scale.
+        scale, zero = quantization_parameters(torch.stack(torch.aminmax(rows)).to(torch.float32).view(1, 2), spec)
+    else:
+        parts = [quantization_parameters(rows[b].to(torch.float32), spec) for b in row_blocks(*rows.shape)]
+        scale = torch.cat([s for s, _ in parts])
+        zero = None if spec.symmetric else torch.cat([z for _, z in parts if z is not None])
+    scale, notes = _storable(scale, spec)
+    offset = 2 ** (spec.bits - 1) if spec.symmetric else 0
+    packed, signal, noise = [], 0.0, 0.0
+    for block in row_blocks(*rows.shape):
+        exact = rows[block].to(torch.float32)
+        block_scale = block_of(scale, block).to(torch.float32)
+        block_zero = None if zero is None else block_of(zero, block)
+        codes = round_to_codes(exact, block_scale, block_zero, spec)
+        packed.append(pack(codes + offset, spec.bits))
+        more_signal, more_noise = _power(exact, dequantize(codes, block_scale, block_zero, spec))
+        signal, noise = signal + more_signal, noise + more_noise
+    if zero is not None and spec.bits <= 8:
+        zero = zero.to(torch.uint8)
+    return PackedWeight(torch.cat(packed), scale, zero, spec, rows.shape[1], signal, noise, notes)
+
+
+def _storable(scale: Tensor, spec: Weights) -> tuple[Tensor, tuple[str, ...]]:
+    """The scales in the dtype asked for, or in float32 with a note where float16 would lose more than its last bit."""
+    if spec.scale_dtype == "float32":
+        return scale, ()
+    half = scale.to(torch.float16)
+    smallest = torch.finfo(torch.float16).smallest_normal
+    if torch.isfinite(half).all() and bool((half >= smallest).all()):
+        return half, ()
+    span = f"{float(scale.amin()):.3g} … {float(scale.amax()):.3g}"
+    return scale, (f"scales are stored in float32: {span} is beyond the normal range of float16",)
+
+
+def _power(exact: Tensor, rounded: Tensor) -> tuple[float, float]:
+    """Σw² and Σ(w - ŵ)²; float64, since squares of large float32 weights overflow."""
+    exact = exact.double()
+    return float(exact.square().sum()), float((exact - rounded.double()).square().sum())

@@ -1,0 +1,216 @@
+"""A scheme is a recipe: which layers, which numbers for their weights, which for their activations.
+
+The dataclasses are the schema of `conf/scheme/*.yaml` and the argument of `quantize_` alike. They import nothing heavy, so
+that a configuration which cannot work is refused before torch is even loaded.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vggtq.errors import ConfigError, did_you_mean
+
+FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
+FORMATS = ("int", *FLOAT_BITS)
+GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
+INT_BITS = (*range(2, 9), 16)
+LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
+
+
+def _check_choice(key: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ConfigError(f"{key}={value} is not one of {', '.join(options)}{did_you_mean(value, options)}")
+
+
+def check_int_bits(key: str, bits: int) -> None:
+    """Raises ConfigError unless `bits` is a width that can be packed."""
+    if bits not in INT_BITS:
+        raise ConfigError(f"{key}={bits}: integer weights have 2 to 8 or 16 bits; try bits=4 or bits=8")
+
+
+@dataclass
+class Weights:
+    """Numbers that weights are stored in.
+
+    Integers: w ≈ scale · (code - zero_point), Jacob et al. 2018 (arXiv 1712.05877), eq. 1. Symmetric codes are
+    -(2^(b-1)-1) … 2^(b-1)-1 without zero point; asymmetric codes are 0 … 2^b-1. A scale belongs to the whole tensor, to an
+    output channel, or to a group of `group_size` consecutive inputs of one output row; the last group of a row may be
+    shorter. group_size=null means no groups: the whole row shares one scale.
+    """
+
+    format: str = "int"
+    bits: int = 8
+    symmetric: bool = True
+    granularity: str = "per_channel"
+    group_size: int | None = None
+    scale_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _check_choice("scheme.weights.format", self.format, FORMATS)
+        _check_choice("granularity", self.granularity, GRANULARITIES)
+        _check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
+        if self.format == "int":
+            self._check_integer()
+        else:
+            self._check_float()
+
+    def _check_float(self) -> None:
+        bits = FLOAT_BITS[self.format]
+        if self.bits != bits:
+            raise ConfigError(
+                f"bits={self.bits}: this scheme stores {self.format} weights, which have {bits} bits; "
+                f"leave bits out, or choose an integer scheme such as scheme=int4_group"
+            )
+        if self.granularity != "none" or self.group_size is not None:
+            raise ConfigError(
+                f"granularity={self.granularity} group_size={self.group_size}: {self.format} weights have no scales; "
+                f"leave both out, or choose an integer scheme"
+            )
+
+    def _check_integer(self) -> None:
+        check_int_bits("bits", self.bits)
+        if self.granularity == "none":
+            raise ConfigError(
+                "granularity=none: integer weights need a scale; use granularity=per_tensor, per_channel or group"
+            )
+        if self.group_size is not None and self.granularity != "group":
+            raise ConfigError(
+                f"group_size={self.group_size} with granularity={self.granularity}: only granularity=group has groups; "
+                f"set group_size=null or granularity=group"
+            )
+        if self.group_size is not None and self.group_size < 2:
+            raise ConfigError(
+                f"group_size={self.group_size}: a group has at least 2 weights; "
+                f"use 32, 64 or 128, or group_size=null for one scale per row"
+            )
+        if self.bits == 16 and self.scale_dtype == "float16":
+            raise ConfigError(
+                "scheme.weights.scale_dtype=float16 with bits=16: a float16 scale is off by up to 16 such steps; "
+                "use scheme.weights.scale_dtype=float32"
+            )
+
+    @property
+    def is_float(self) -> bool:
+        return self.format != "int"
+
+    @property
+    def qmin(self) -> int:
+        return -self.qmax if self.symmetric else 0
+
+    @property
+    def qmax(self) -> int:
+        return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
+
+
+@dataclass
+class Activations:
+    """Numbers that a layer's input is rounded to: `none` (float) or `dynamic` (one scale per token, found at run time)."""
+
+    mode: str = "none"
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        _check_choice("scheme.activations.mode", self.mode, ("none", "dynamic"))
+        if not 2 <= self.bits <= 8:
+            raise ConfigError(f"scheme.activations.bits={self.bits}: activations have 2 to 8 bits; try 8")
+
+
+@dataclass
+class Layers:
+    """Which layers: fnmatch patterns on full dotted names, and module types.
+
+    skip_first_last keeps the input convolution and the output layer of every head in float, as the model declares them.
+    """
+
+    include: list[str] = field(default_factory=lambda: ["*"])
+    exclude: list[str] = field(default_factory=list)
+    types: list[str] = field(default_factory=lambda: ["Linear", "MultiheadAttention"])
+    skip_first_last: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.types:
+            raise ConfigError(
+                f"scheme.layers.types=[]: name at least one of {', '.join(LAYER_TYPES)}; for no quantization use scheme=fp32"
+            )
+        for name in self.types:
+            _check_choice("scheme.layers.types", name, LAYER_TYPES)
+
+
+@dataclass
+class Mixed:
+    """Mixed precision by hand: layers that match a `sensitive` pattern get sensitive_bits, all others normal_bits."""
+
+    sensitive: list[str] = field(default_factory=list)
+    sensitive_bits: int = 8
+    normal_bits: int | None = None  # None: the bits of scheme.weights
+
+    def __post_init__(self) -> None:
+        check_int_bits("scheme.mixed.sensitive_bits", self.sensitive_bits)
+        if self.normal_bits is not None:
+            check_int_bits("scheme.mixed.normal_bits", self.normal_bits)
+
+
+@dataclass
+class Scheme:
+    """One quantization recipe: layers, weights, activations."""
+
+    name: str = "int8_symmetric"
+    weights: Weights = field(default_factory=Weights)
+    activations: Activations = field(default_factory=Activations)
+    layers: Layers = field(default_factory=Layers)
+    mixed: Mixed = field(default_factory=Mixed)
+
+    def __post_init__(self) -> None:
+        if self.weights.is_float and self.activations.mode != "none":
+            raise ConfigError(
+                f"scheme.activations.mode={self.activations.mode} with {self.weights.format} weights: "
+                f"integer activations need integer weights; use scheme=int8_dynamic"
+            )
+        if self.weights.is_float and self.mixed.sensitive:
+            raise ConfigError(
+                f"scheme.mixed.sensitive={self.mixed.sensitive} with {self.weights.format} weights: "
+                f"bits per layer need integer weights; use scheme=mixed_precision"
+            )
+        if self.mixed.normal_bits is not None and not self.mixed.sensitive:
+            raise ConfigError(
+                f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
+                f"name the sensitive layers, or use bits={self.mixed.normal_bits}"
+            )
+
+    @property
+    def label(self) -> str:
+        """How tables call it, e.g. `INT4 group 64`."""
+        return " ".join(_label_parts(self))
+
+
+def _label_parts(scheme: Scheme) -> list[str]:
+    weights = scheme.weights
+    if weights.is_float:
+        return [{"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]]
+    parts = [f"INT{weights.bits}"]
+    if scheme.mixed.sensitive:
+        parts = [f"mixed INT{scheme.mixed.normal_bits or weights.bits}/{scheme.mixed.sensitive_bits}"]
+    if scheme.activations.mode != "none":
+        parts = [f"W{weights.bits}A{scheme.activations.bits} dynamic"]
+    if weights.granularity == "group" and weights.group_size is not None:
+        parts.append(f"group {weights.group_size}")
+    else:
+        parts.append("per-tensor" if weights.granularity == "per_tensor" else "per-channel")
+    # Symmetric is the default of groups, asymmetric is worth saying; at 8 bits both are common, so both are said.
+    if not weights.symmetric:
+        parts.append("asymmetric")
+    elif weights.granularity != "group":
+        parts.append("symmetric")
+    return parts
+
+
+def scheme_from_dict(values: dict[str, Any]) -> Scheme:
+    """A Scheme from nested plain values, as a record keeps them. Raises ConfigError for keys that do not exist."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        scheme = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Scheme), values))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"scheme: {str(error).splitlines()[0]}") from error
+    assert isinstance(scheme, Scheme)
+    return scheme
