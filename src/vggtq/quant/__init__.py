@@ -1,0 +1,1 @@
+"""Quantization of any torch module: schemes, rounding, packing, layers and their kernels."""

@@ -1,5 +1,7 @@
 """Quantized counterparts of the modules that hold weights: how each lays its weight out as rows, and what replaces it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,10 +26,12 @@ class QuantConv(nn.Module):
             raise QuantizationError(
                 f"padding_mode={conv.padding_mode!r}: only zero padding is supported; exclude the layer by scheme.layers.exclude"
             )
-        self.rows = ReferenceLinear(packed, conv.bias, Activations())
+        bias = conv.get_parameter("bias") if conv.bias is not None else None
+        self.rows = ReferenceLinear(packed, bias, Activations())
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
         self.weight_shape, self.groups = tuple(conv.weight.shape), conv.groups
-        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.stride, self.dilation = conv.stride, conv.dilation
+        self.padding: Any = conv.padding  # numbers, or "same" for Conv2d
         self.output_padding = conv.output_padding
 
     @property
@@ -48,7 +52,9 @@ class QuantConv(nn.Module):
             return F.conv_transpose2d(
                 x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
             )
-        return F.conv2d(x, weight.view(self.weight_shape), bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            x, weight.view(self.weight_shape), bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 class QuantMultiheadAttention(nn.Module):
@@ -63,10 +69,17 @@ class QuantMultiheadAttention(nn.Module):
         self.in_proj, self.out_proj = in_proj, out_proj
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True, attn_mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Tensors (B, L, E), or (L, B, E) without batch_first. Returns the output and the mean attention map or None."""
-        inputs = (query, key, value) if self.batch_first else tuple(t.transpose(0, 1) for t in (query, key, value))
+        inputs = (
+            (query, key, value) if self.batch_first else tuple(t.transpose(0, 1) for t in (query, key, value))
+        )
         q, k, v = (self._heads(t) for t in self._project(*inputs))
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = ~attn_mask  # nn.MultiheadAttention marks what is masked out, SDPA what takes part
@@ -107,7 +120,9 @@ def conv_transpose_weight(rows: Tensor, shape: tuple[int, ...], groups: int) -> 
     return rows.view(groups, outputs, inputs, *shape[2:]).transpose(1, 2).reshape(shape)
 
 
-def quantized_linear(packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> QuantLinear:
+def quantized_linear(
+    packed: PackedWeight, bias: nn.Parameter | None, activations: Activations
+) -> QuantLinear:
     """The fastest honest layer for these numbers on the device that the weight is on."""
     shape, device = (packed.codes.shape[0], packed.columns), packed.codes.device
     return linear_backend(packed.spec, activations, shape, device)(packed, bias, activations)

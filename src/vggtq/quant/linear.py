@@ -31,7 +31,9 @@ class QuantLinear(nn.Module):
         self.bias = bias
 
     @staticmethod
-    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
         """Whether this backend computes these numbers for a weight of (out, in) on this device."""
         raise NotImplementedError
 
@@ -78,7 +80,9 @@ class ReferenceLinear(QuantLinear):
             self.register_buffer(name, getattr(packed, name))
 
     @staticmethod
-    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
         return True
 
     def weight_tensors(self) -> dict[str, Tensor]:
@@ -90,7 +94,9 @@ class ReferenceLinear(QuantLinear):
 
     def _packed(self) -> PackedWeight:
         codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
-        return PackedWeight(codes, scale, self.get_buffer("zero_point"), self.spec, self.in_features, 0.0, 0.0)
+        return PackedWeight(
+            codes, scale, self.get_buffer("zero_point"), self.spec, self.in_features, 0.0, 0.0
+        )
 
     def multiply(self, rows: Tensor) -> Tensor:
         if self.activations.mode == "dynamic":
@@ -122,10 +128,14 @@ class OneDnnInt8Linear(QuantLinear):
         self._no_zero = torch.zeros(self.out_features, dtype=torch.int64)
         self._correction = None
         if packed.zero_point is not None:
-            self._correction = (packed.zero_point.to(torch.float32) - shift).expand(self.out_features, 1).flatten() * row_scale
+            self._correction = (packed.zero_point.to(torch.float32) - shift).expand(
+                self.out_features, 1
+            ).flatten() * row_scale
 
     @staticmethod
-    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
         return (
             device.type == "cpu"
             and activations.mode == "dynamic"
@@ -137,7 +147,9 @@ class OneDnnInt8Linear(QuantLinear):
     def weight_tensors(self) -> dict[str, Tensor]:
         offset = 128  # both kinds: symmetric codes are stored with +128, asymmetric ones were shifted by 128 for the kernel
         codes = (self._weight.to_dense().t().to(torch.int16) + offset).to(torch.uint8).contiguous()
-        return {"codes": codes, "scale": self.scale} | ({} if self.zero_point is None else {"zero_point": self.zero_point})
+        return {"codes": codes, "scale": self.scale} | (
+            {} if self.zero_point is None else {"zero_point": self.zero_point}
+        )
 
     def resident_bytes(self) -> int:
         kept = [self.scale, self.zero_point, self._row_scale, self._no_zero, self._correction, self.bias]
@@ -150,7 +162,9 @@ class OneDnnInt8Linear(QuantLinear):
     @property
     def notes(self) -> tuple[str, ...]:
         if self.activation_bits < self.activations.bits:
-            return (f"activations have {self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}",)
+            return (
+                f"activations have {self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}",
+            )
         return ()
 
     def input_codes(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -188,7 +202,9 @@ class IntMatmulLinear(QuantLinear):
         self.register_buffer("zero_point", None)
 
     @staticmethod
-    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
         return (
             device.type == "cuda"
             and activations.mode == "dynamic"
@@ -199,7 +215,10 @@ class IntMatmulLinear(QuantLinear):
         )
 
     def weight_tensors(self) -> dict[str, Tensor]:
-        return {"codes": (self.get_buffer("codes").to(torch.int16) + 128).to(torch.uint8), "scale": self.scale}
+        return {
+            "codes": (self.get_buffer("codes").to(torch.int16) + 128).to(torch.uint8),
+            "scale": self.scale,
+        }
 
     def multiply(self, rows: Tensor) -> Tensor:
         scale = token_scales(rows, self.activations.bits)
@@ -220,8 +239,14 @@ class FbgemmHalfLinear(QuantLinear):
         self._weight = torch.ops.quantized.linear_prepack_fp16(packed.codes.to(torch.float32), None)
 
     @staticmethod
-    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
-        return spec.format == "float16" and device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm")
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
+        return (
+            spec.format == "float16"
+            and device.type == "cpu"
+            and torch.backends.quantized.engine in ("x86", "fbgemm")
+        )
 
     def weight_tensors(self) -> dict[str, Tensor]:
         return {"codes": torch.ops.quantized.linear_unpack_fp16(self._weight)[0].to(torch.float16)}
@@ -245,7 +270,9 @@ class CudaHalfLinear(QuantLinear):
         self.register_buffer("codes", packed.codes)
 
     @staticmethod
-    def supports(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> bool:
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
         return spec.is_float and device.type == "cuda"
 
     def weight_tensors(self) -> dict[str, Tensor]:
@@ -266,7 +293,9 @@ LINEAR_BACKENDS: tuple[type[QuantLinear], ...] = (
 )
 
 
-def linear_backend(spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device) -> type[QuantLinear]:
+def linear_backend(
+    spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+) -> type[QuantLinear]:
     """The first backend that computes these numbers here; `reference` takes whatever is left."""
     return next(b for b in LINEAR_BACKENDS if b.supports(spec, activations, shape, device))
 

@@ -100,7 +100,9 @@ def _pack_float(rows: Tensor, spec: Weights) -> PackedWeight:
 def _pack_integers(rows: Tensor, spec: Weights) -> PackedWeight:
     if spec.granularity == "per_tensor":
         # The extremes alone determine a per-tensor scale.
-        scale, zero = quantization_parameters(torch.stack(torch.aminmax(rows)).to(torch.float32).view(1, 2), spec)
+        scale, zero = quantization_parameters(
+            torch.stack(torch.aminmax(rows)).to(torch.float32).view(1, 2), spec
+        )
     else:
         parts = [quantization_parameters(rows[b].to(torch.float32), spec) for b in row_blocks(*rows.shape)]
         scale = torch.cat([s for s, _ in parts])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
 from vggtq.errors import QuantizationError
@@ -55,13 +54,18 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class _Weight:
+class WeightOf:
     """One weight of a selected module: an attention has two."""
 
     name: str
     module: nn.Module
     parameter: Tensor
     transposed: bool = False
+
+
+# Tied weights are rounded once and share their codes: (id of the parameter, bits) → codes.
+_Cache = dict[tuple[int, int], PackedWeight]
+_LAYER_CLASSES = {name: getattr(nn, name) for name in LAYER_TYPES}
 
 
 def quantize_(
@@ -78,24 +82,30 @@ def quantize_(
     Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
     """
     started = time.perf_counter()
-    result = Quantization()
-    if scheme.weights.format == "float32":
-        return result
-    weights = list(_weights(model))
-    _check_patterns(scheme, [weight.name for weight in weights])
-    selected = _select(model, weights, scheme, first_last, result)
-    packed: dict[int, PackedWeight] = {}  # tied weights are rounded once and share their codes
+    selected, result = select_layers(model, scheme, first_last)
+    cache: _Cache = {}
     replacements: dict[int, nn.Module] = {}
     for done, (module, own) in enumerate(selected, 1):
-        for weight in own:
-            if id(weight.parameter) not in packed:
-                packed[id(weight.parameter)] = _pack(weight, layer_weights(scheme, weight.name))
-        replacements[id(module)] = _replacement(module, own, packed, scheme.activations, result)
+        codes = [_pack(weight, layer_weights(scheme, weight.name), cache) for weight in own]
+        replacements[id(module)] = _replacement(module, own, codes, scheme.activations, result)
         if on_layer is not None:
             on_layer(done, len(selected))
     _swap(model, replacements)
     result.seconds = time.perf_counter() - started
     return result
+
+
+def select_layers(
+    model: nn.Module, scheme: Scheme, first_last: Sequence[str] | None = None
+) -> tuple[list[tuple[nn.Module, list[WeightOf]]], Quantization]:
+    """The modules that `quantize_` would replace, with their weights, and what it would keep. Reads no weights, so a model on
+    the meta device will do: mistakes in patterns show before a checkpoint is loaded."""
+    result = Quantization()
+    if scheme.weights.format == "float32":
+        return [], result
+    weights = list(_weights(model))
+    _check_patterns(scheme, [weight.name for weight in weights])
+    return _select(model, weights, scheme, first_last, result), result
 
 
 def layer_weights(scheme: Scheme, name: str) -> Weights:
@@ -108,22 +118,29 @@ def layer_weights(scheme: Scheme, name: str) -> Weights:
     return scheme.weights
 
 
-def _weights(model: nn.Module) -> Iterable[_Weight]:
+def _weights(model: nn.Module) -> Iterable[WeightOf]:
     """Every weight of a selectable type, in module order. A module that sits in several places comes once."""
     inside_attention = set()
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             inside_attention.add(id(module.out_proj))
             if module.in_proj_weight is not None:
-                yield _Weight(_join(name, "in_proj"), module, module.in_proj_weight)
-                yield _Weight(_join(name, "out_proj"), module, module.out_proj.weight)
-        elif type(module).__name__ in LAYER_TYPES and id(module) not in inside_attention:
-            yield _Weight(name, module, module.get_parameter("weight"), isinstance(module, nn.ConvTranspose2d))
+                yield WeightOf(_join(name, "in_proj"), module, module.in_proj_weight)
+                yield WeightOf(_join(name, "out_proj"), module, module.out_proj.weight)
+        # Exact types: a subclass may do more in its forward than its replacement would.
+        elif type(module) in _LAYER_CLASSES.values() and id(module) not in inside_attention:
+            yield WeightOf(
+                name, module, module.get_parameter("weight"), isinstance(module, nn.ConvTranspose2d)
+            )
 
 
 def _select(
-    model: nn.Module, weights: list[_Weight], scheme: Scheme, first_last: Sequence[str] | None, result: Quantization
-) -> list[tuple[nn.Module, list[_Weight]]]:
+    model: nn.Module,
+    weights: list[WeightOf],
+    scheme: Scheme,
+    first_last: Sequence[str] | None,
+    result: Quantization,
+) -> list[tuple[nn.Module, list[WeightOf]]]:
     """Modules to replace with their weights; everything else of a selectable type is entered as kept."""
     ends = _first_last(model, weights, scheme, first_last, result)
     kept = {w.name: reason for w in weights if (reason := _reason_to_keep(w, scheme, ends))}
@@ -131,7 +148,7 @@ def _select(
     for weight in weights:
         if weight.name not in kept and (other := float_users.get(id(weight.parameter))):
             kept[weight.name] = f"shares its weight with {other}, which stays in float"
-    modules: dict[int, tuple[nn.Module, list[_Weight]]] = {}
+    modules: dict[int, tuple[nn.Module, list[WeightOf]]] = {}
     for weight in weights:
         modules.setdefault(id(weight.module), (weight.module, []))[1].append(weight)
     selected = []
@@ -141,7 +158,10 @@ def _select(
         if reason is None:
             selected.append((module, own))
         else:
-            result.kept += [KeptLayer(w.name, kept.get(w.name, f"belongs to an attention kept as a whole: {reason}")) for w in own]
+            result.kept += [
+                KeptLayer(w.name, kept.get(w.name, f"belongs to an attention kept as a whole: {reason}"))
+                for w in own
+            ]
     if not selected:
         raise QuantizationError(
             f"scheme {scheme.name} selects none of the {len(weights)} layers; "
@@ -150,7 +170,7 @@ def _select(
     return selected
 
 
-def _reason_to_keep(weight: _Weight, scheme: Scheme, ends: set[str]) -> str | None:
+def _reason_to_keep(weight: WeightOf, scheme: Scheme, ends: set[str]) -> str | None:
     layers, kind = scheme.layers, type(weight.module).__name__
     if kind not in layers.types:
         return f"{kind} is not in scheme.layers.types"
@@ -162,7 +182,11 @@ def _reason_to_keep(weight: _Weight, scheme: Scheme, ends: set[str]) -> str | No
 
 
 def _first_last(
-    model: nn.Module, weights: list[_Weight], scheme: Scheme, given: Sequence[str] | None, result: Quantization
+    model: nn.Module,
+    weights: list[WeightOf],
+    scheme: Scheme,
+    given: Sequence[str] | None,
+    result: Quantization,
 ) -> set[str]:
     if not scheme.layers.skip_first_last:
         return set()
@@ -179,22 +203,22 @@ def _first_last(
     return ends
 
 
-def _float_users(model: nn.Module, weights: list[_Weight], kept: dict[str, str]) -> dict[int, str]:
+def _float_users(model: nn.Module, weights: list[WeightOf], kept: dict[str, str]) -> dict[int, str]:
     """id(parameter) → name of a user that will go on reading it in float."""
     users = {id(w.parameter): w.name for w in weights if w.name in kept}
-    known = {id(w.module) for w in weights}
+    known = {id(m) for w in weights for m in (w.module, getattr(w.module, "out_proj", None))}
     for name, module in model.named_modules():
         if id(module) not in known:
             users |= {id(p): _join(name, key) for key, p in module.named_parameters(recurse=False)}
-    # out_proj of an attention is visited as a module of its own, and in_proj's bias is no weight.
-    for weight in weights:
-        if isinstance(weight.module, nn.MultiheadAttention) and weight.name not in kept:
-            users.pop(id(weight.parameter), None)
     return users
 
 
 def _check_patterns(scheme: Scheme, names: list[str]) -> None:
-    keys = {"layers.include": scheme.layers.include, "layers.exclude": scheme.layers.exclude, "mixed.sensitive": scheme.mixed.sensitive}
+    keys = {
+        "layers.include": scheme.layers.include,
+        "layers.exclude": scheme.layers.exclude,
+        "mixed.sensitive": scheme.mixed.sensitive,
+    }
     for key, patterns in keys.items():
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -212,38 +236,43 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _pack(weight: _Weight, spec: Weights) -> PackedWeight:
-    groups = getattr(weight.module, "groups", 1)
-    with torch.no_grad():
-        rows = weight_rows(weight.parameter.detach(), weight.transposed, groups)
+def _pack(weight: WeightOf, spec: Weights, cache: _Cache) -> PackedWeight:
+    key = (id(weight.parameter), spec.bits)
+    if key not in cache:
+        rows = weight_rows(weight.parameter.detach(), weight.transposed, getattr(weight.module, "groups", 1))
         try:
-            return pack_weight(rows, spec)
+            cache[key] = pack_weight(rows, spec)
         except QuantizationError as error:
             raise QuantizationError(f"{weight.name}: {error}") from None
+    return cache[key]
 
 
 def _replacement(
-    module: nn.Module, own: list[_Weight], packed: dict[int, PackedWeight], activations: Activations, result: Quantization
+    module: nn.Module,
+    own: list[WeightOf],
+    codes: list[PackedWeight],
+    activations: Activations,
+    result: Quantization,
 ) -> nn.Module:
     """The quantized counterpart of one module; its layers are entered into the result."""
-    codes = [packed[id(weight.parameter)] for weight in own]
     new: nn.Module
+    parts: list[QuantLinear | QuantConv]
     if isinstance(module, nn.MultiheadAttention):
-        parts = [quantized_linear(codes[0], module.in_proj_bias, activations)]
-        parts.append(quantized_linear(codes[1], module.out_proj.bias, activations))
-        new = QuantMultiheadAttention(module, *parts)
+        in_proj = quantized_linear(codes[0], module.in_proj_bias, activations)
+        out_proj = quantized_linear(codes[1], module.out_proj.bias, activations)
+        new, parts = QuantMultiheadAttention(module, in_proj, out_proj), [in_proj, out_proj]
     elif isinstance(module, nn.Linear):
-        new = quantized_linear(codes[0], module.bias, activations)
-        parts = [new]
+        linear = quantized_linear(codes[0], module.bias, activations)
+        new, parts = linear, [linear]
     else:
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        new = QuantConv(codes[0], module)
-        parts = [new]  # type: ignore[list-item]
+        conv = QuantConv(codes[0], module)
+        new, parts = conv, [conv]
     result.layers += [_describe(w, c, p) for w, c, p in zip(own, codes, parts, strict=True)]
     return new.train(module.training)
 
 
-def _describe(weight: _Weight, packed: PackedWeight, layer: QuantLinear | QuantConv) -> QuantizedLayer:
+def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | QuantConv) -> QuantizedLayer:
     bias = layer.rows.bias if isinstance(layer, QuantConv) else layer.bias
     biases = 0 if bias is None else bias.numel()
     bias_bytes = 0 if bias is None else biases * bias.element_size()
@@ -266,7 +295,9 @@ def _describe(weight: _Weight, packed: PackedWeight, layer: QuantLinear | QuantC
 def _swap(model: nn.Module, replacements: dict[int, nn.Module]) -> None:
     """Puts replacements into every place where their module sits."""
     if id(model) in replacements:
-        raise QuantizationError("the model is itself one layer; wrap it, e.g. nn.Sequential(layer), so that it can be replaced")
+        raise QuantizationError(
+            "the model is itself one layer; wrap it, e.g. nn.Sequential(layer), so that it can be replaced"
+        )
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and id(child) in replacements:
