@@ -1,0 +1,137 @@
+"""Transformer blocks with LayerScale, and the DINOv2 patch embed with registers.
+
+Dosovitskiy et al. 2021 (ViT); Touvron et al. 2021 (LayerScale); Oquab et al. 2023 (DINOv2); Darcet et al.
+2024 (registers). Inference only: no dropout, no stochastic depth.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vggtq.models.config import PatchEmbedConfig
+from vggtq.models.positions import RopeTable, apply_rope
+
+
+class LayerScale(nn.Module):
+    """One learned factor per channel on a residual branch."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.init = init
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, out or dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention on (B, N, C); with `qk_norm`, LayerNorm over the head width before RoPE."""
+
+    def __init__(self, dim: int, heads: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + γ₁·Attn(LN(x)), then x + γ₂·MLP(LN(x))."""
+
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: float, scale: float, eps: float = 1e-5, qk_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qk_norm)
+        self.ls1 = LayerScale(dim, scale)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = LayerScale(dim, scale)
+
+    def forward(self, x: Tensor, rope: RopeTable | None = None) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x), rope))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchConv(nn.Module):
+    """(M, 3, H, W) to patch tokens (M, gh·gw, C), row-major."""
+
+    def __init__(self, patch_size: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class DinoV2(nn.Module):
+    """DINOv2 ViT with registers; returns the normalised patch tokens (M, P, C) only."""
+
+    def __init__(self, config: PatchEmbedConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, side = config.embed_dim, config.img_size // config.patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side**2, dim))
+        self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, dim))
+        # Only DINOv2's own training reads it, but every checkpoint has it.
+        self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
+        self.patch_embed = PatchConv(config.patch_size, dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.num_heads, config.mlp_ratio, config.init_values, config.norm_eps)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        frames, _, height, width = images.shape
+        patches = self.patch_embed(images)
+        x = torch.cat([self.cls_token.expand(frames, -1, -1), patches], dim=1)
+        x = x + self._positions(height, width).to(x.dtype)
+        # Registers come after the class token and have no position.
+        x = torch.cat([x[:, :1], self.register_tokens.expand(frames, -1, -1), x[:, 1:]], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)[:, 1 + self.config.num_register_tokens :]
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """(1, 1 + P, C): the stored table, or its bicubic resampling to the grid of the image."""
+        p, side = self.config.patch_size, self.config.img_size // self.config.patch_size
+        gh, gw = height // p, width // p
+        if gh * gw == side**2 and height == width:
+            return self.pos_embed
+        table = self.pos_embed.float()
+        image = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        offset = self.config.interpolate_offset
+        # An offset turns the size into a scale, which moves the sampling points; this network has none.
+        scale = ((gh + offset) / side, (gw + offset) / side) if offset else None
+        image = F.interpolate(
+            image,
+            size=None if offset else (gh, gw),
+            scale_factor=scale,
+            mode="bicubic",
+            antialias=self.config.interpolate_antialias,
+        )
+        return torch.cat([table[:, :1], image.flatten(2).transpose(1, 2)], dim=1)
