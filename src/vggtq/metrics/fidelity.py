@@ -1,0 +1,293 @@
+"""Fidelity: how far the outputs of a quantized model are from those of the FP32 model on the same images.
+
+Every output (`pose_enc`, `depth`, `depth_conf`, `world_points`, `world_points_conf`, …) is scored by itself.
+Scores are accumulated frame by frame in float64, so no copy of the outputs is kept, and identical outputs
+score perfectly: MAE 0, PSNR +inf, SSIM 1, cosine 1, KL 0.
+
+Undefined is NaN (a constant reference has no peak); None means that a metric does not apply (SSIM of a pose).
+An output with a single NaN or inf has NaN errors: values that broke are not left out of a mean.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from vggtq.geometry import decode_pose
+from vggtq.metrics.pose import direction_angle_deg, relative_poses, rotation_angle_deg
+
+MAPS = frozenset({"depth", "depth_conf", "world_points", "world_points_conf"})  # (S, H, W) or (S, H, W, C)
+SSIM_WINDOW = 7  # pixels; scikit-image's default
+GRADES = ("excellent", "good", "acceptable", "poor")
+
+# The limits of the first three grades, inclusive. KL is what grades the cross entropy: a cross entropy alone
+# measures mostly the reference's own entropy (ln of the number of pixels for a flat map); only the excess
+# over it is the quantization's. By Pinsker's inequality the total variation is at most √(KL/2), so within
+# these limits, in nats, at most 2.2 %, 7.1 % and 22 % of the softmax's probability mass have moved.
+LIMITS: dict[str, tuple[float, float, float]] = {
+    "mae": (0.001, 0.01, 0.1),
+    "psnr": (40.0, 30.0, 20.0),
+    "cosine": (0.99, 0.95, 0.90),
+    "ssim": (0.98, 0.95, 0.90),
+    "kl": (0.001, 0.01, 0.1),
+    "relative_error": (0.01, 0.05, 0.10),
+}
+_HIGHER_IS_BETTER = frozenset({"psnr", "cosine", "ssim"})
+
+
+def grade(metric: str, value: float | None) -> str | None:
+    """The grade of one value; None for metrics without limits and for None. NaN is poor."""
+    if metric not in LIMITS or value is None:
+        return None
+    for name, limit in zip(GRADES, LIMITS[metric], strict=False):
+        if value >= limit if metric in _HIGHER_IS_BETTER else value <= limit:
+            return name
+    return GRADES[-1]
+
+
+def psnr(mse: float, peak: float) -> float:
+    """10·log₁₀(peak² / mse) in dB, peak = range of the reference; +inf without error, NaN without range.
+
+    A range rather than max|x|: the latter grows with any offset that is added to the data.
+    """
+    if mse == 0:
+        return math.inf
+    return 20 * math.log10(peak) - 10 * math.log10(mse) if peak > 0 else math.nan
+
+
+def ssim_of_frame(quantized: Tensor, reference: Tensor) -> float | None:
+    """Windowed SSIM of one map (H, W, C) in float64 (Wang et al. 2004, as scikit-image computes it).
+
+    The data range is that of the reference frame. None where the frame is smaller than the window; 1 for
+    equal maps, constant ones included; NaN for values that are not finite and where only the reference is
+    constant.
+    """
+    if min(reference.shape[:2]) < SSIM_WINDOW:
+        return None
+    if torch.equal(quantized, reference):
+        return 1.0
+    data_range = (reference.max() - reference.min()).item()
+    if not quantized.isfinite().all() or not 0 < data_range < math.inf:
+        return math.nan
+    score = structural_similarity(
+        quantized.numpy(), reference.numpy(), win_size=SSIM_WINDOW, data_range=data_range, channel_axis=-1
+    )
+    return float(score)
+
+
+def softmax_divergence(quantized: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy of the reference and KL(reference ‖ quantized) of the softmax over the last axis, in nats.
+
+    (…, N) float64 in; (entropy (…), kl (…)) out. Their sum is the cross entropy: adding keeps a small KL,
+    which subtracting two entropies of about 12 nats would drown in rounding.
+    """
+    log_q, log_p = quantized.log_softmax(-1), reference.log_softmax(-1)
+    p = log_p.exp()
+    return -(p * log_p).sum(-1), (p * (log_p - log_q)).sum(-1).clamp(min=0)
+
+
+def align_quaternions(quantized: Tensor, reference: Tensor) -> Tensor:
+    """The pose encodings (S, 9) with the sign of the quaternion (3:7) that is nearer to the reference's.
+
+    q and −q are the same rotation, so their difference is no error.
+    """
+    opposite = (quantized[:, 3:7] * reference[:, 3:7]).sum(-1, keepdim=True) < 0
+    quaternion = torch.where(opposite, -quantized[:, 3:7], quantized[:, 3:7])
+    return torch.cat([quantized[:, :3], quaternion, quantized[:, 7:]], dim=-1)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same type and bits; −0 and 0 differ, a NaN equals itself."""
+    return a.dtype == b.dtype and torch.equal(*(t.contiguous().view(torch.uint8) for t in (a, b)))
+
+
+@dataclass
+class _Mean:
+    """The mean and maximum of a stream of numbers, in which a NaN stays; NaN of nothing."""
+
+    total: float = 0.0
+    count: int = 0
+    max: float = math.nan
+
+    def add(self, values: Tensor) -> None:
+        if values.numel():
+            self.total += values.double().sum().item()
+            self.max = _largest(self.max if self.count else -math.inf, values.max().item())
+            self.count += values.numel()
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count if self.count else math.nan
+
+
+def _largest(a: float, b: float) -> float:
+    """The larger number, or NaN where one is NaN; Python's own max drops a NaN that stands second."""
+    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
+
+
+@dataclass
+class _OutputFidelity:
+    """The running sums of one output. `add` takes one frame at a time."""
+
+    is_map: bool
+    identical: bool = True
+    non_finite: int = 0
+    reference_non_finite: int = 0
+    error: _Mean = field(default_factory=_Mean)
+    squared_error: _Mean = field(default_factory=_Mean)
+    dot: float = 0.0
+    quantized_square: float = 0.0
+    reference_square: float = 0.0
+    reference_min: float = math.inf
+    reference_max: float = -math.inf
+    ssim: _Mean = field(default_factory=_Mean)
+    entropy: _Mean = field(default_factory=_Mean)
+    kl: _Mean = field(default_factory=_Mean)
+
+    def add(self, quantized: Tensor, reference: Tensor) -> None:
+        """One frame of the output, (H, W), (H, W, C) or anything for an output that is no map."""
+        q, r = quantized.detach().cpu().double(), reference.detach().cpu().double()
+        self.non_finite += int((~q.isfinite()).sum())
+        self.reference_non_finite += int((~r.isfinite()).sum())
+        error = (q - r).abs()
+        self.error.add(error)
+        self.squared_error.add(error.square())
+        self.dot += (q * r).sum().item()
+        self.quantized_square += q.square().sum().item()
+        self.reference_square += r.square().sum().item()
+        if r.numel():
+            self.reference_min = min(self.reference_min, r.min().item())
+            self.reference_max = max(self.reference_max, r.max().item())
+        if self.is_map:
+            q, r = (x.reshape(*x.shape[:2], -1) for x in (q, r))  # (H, W, C)
+            if (score := ssim_of_frame(q, r)) is not None:
+                self.ssim.add(torch.tensor([score], dtype=torch.float64))
+            q, r = (x.flatten(0, 1).mT for x in (q, r))  # (C, H·W)
+        entropy, kl = softmax_divergence(q, r)
+        self.entropy.add(entropy)
+        self.kl.add(kl)
+
+    def _cosine(self) -> float:
+        """⟨q, r⟩ / (‖q‖·‖r‖) over everything; 1 without any error, NaN where a norm is zero."""
+        if self.error.total == 0:
+            return 1.0
+        norms = math.sqrt(self.quantized_square) * math.sqrt(self.reference_square)
+        return max(-1.0, min(1.0, self.dot / norms)) if norms else math.nan
+
+    def _relative_error(self) -> float:
+        """‖q − r‖₂ / ‖r‖₂ over everything; 0 without any error, NaN where the reference is zero."""
+        if self.error.total == 0:
+            return 0.0
+        return (
+            math.sqrt(self.squared_error.total / self.reference_square) if self.reference_square else math.nan
+        )
+
+    def result(self) -> dict[str, float | int | bool | None]:
+        mse, entropy, kl = self.squared_error.mean, self.entropy.mean, self.kl.mean
+        scores: dict[str, float | None] = {
+            "mae": self.error.mean,
+            "mse": mse,
+            "rmse": math.sqrt(mse),
+            "max_abs_error": self.error.max,
+            "psnr": psnr(mse, self.reference_max - self.reference_min),
+            "cosine": self._cosine(),
+            "relative_error": self._relative_error(),
+            "ssim": self.ssim.mean,
+            "cross_entropy": entropy + kl,
+            "kl": kl,
+        }
+        if not self.error.count or self.non_finite or self.reference_non_finite:
+            scores = dict.fromkeys(scores, math.nan)
+        if not self.ssim.count:
+            scores["ssim"] = None
+        return {
+            **scores,
+            "reference_entropy": entropy,
+            "non_finite": self.non_finite,
+            "identical": self.identical,
+        }
+
+
+@dataclass
+class _PoseFidelity:
+    """Angles between the cameras of the quantized and the reference model, in degrees and float64."""
+
+    rotation: _Mean = field(default_factory=_Mean)
+    translation: _Mean = field(default_factory=_Mean)
+    fov: _Mean = field(default_factory=_Mean)
+
+    def add(self, quantized: Tensor, reference: Tensor) -> None:
+        """All pose encodings (S, 9) of one scene."""
+        q, r = quantized.detach().cpu().double(), reference.detach().cpu().double()
+        # Neither rotation nor translation depends on the size of the image.
+        pose_q, pose_r = (decode_pose(x, (1, 1))[0] for x in (q, r))
+        self.rotation.add(rotation_angle_deg(pose_q[:, :, :3].mT @ pose_r[:, :, :3]))
+        (_, moved_q), (_, moved_r) = relative_poses(pose_q), relative_poses(pose_r)
+        # Two frames from one place have no direction that could be kept or lost, so such pairs are left out.
+        has_baseline = ~(moved_r == 0).all(-1)
+        self.translation.add(direction_angle_deg(moved_q[has_baseline], moved_r[has_baseline]))
+        self.fov.add(torch.rad2deg(q[:, 7:9] - r[:, 7:9]).abs())
+
+    def result(self) -> dict[str, float]:
+        return {
+            "rotation_deg_mean": self.rotation.mean,
+            "rotation_deg_max": self.rotation.max,
+            "translation_deg_mean": self.translation.mean,
+            "translation_deg_max": self.translation.max,
+            "fov_deg_mean": self.fov.mean,
+        }
+
+
+class Fidelity:
+    """Accumulates the fidelity of every output over scenes: `update` per scene, then `result`."""
+
+    def __init__(self) -> None:
+        self._outputs: dict[str, _OutputFidelity] = {}
+        self._pose = _PoseFidelity()
+
+    def update(self, outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
+        """Adds one scene (or some of its frames: then pairs of frames in different calls are not compared).
+
+        Both: output name → tensor with S frames along the first axis, no batch axis. Raises ValueError where
+        the names or the shapes differ.
+        """
+        if outputs.keys() != reference.keys():
+            raise ValueError(f"outputs {sorted(outputs)} and reference {sorted(reference)} differ in names")
+        for name, expected in reference.items():
+            got = outputs[name]
+            if got.shape != expected.shape:
+                raise ValueError(f"{name}: output {tuple(got.shape)}, reference {tuple(expected.shape)}")
+        for name, expected in reference.items():
+            self._add(name, outputs[name], expected)
+
+    def _add(self, name: str, quantized: Tensor, reference: Tensor) -> None:
+        quantized = quantized.to(reference.device)
+        sums = self._outputs.setdefault(name, _OutputFidelity(is_map=name in MAPS))
+        sums.identical = sums.identical and same_bits(quantized, reference)
+        if name == "pose_enc":
+            self._pose.add(quantized, reference)
+            quantized = align_quaternions(quantized, reference)
+        for q, r in zip(quantized, reference, strict=True):
+            sums.add(q, r)
+
+    def result(self) -> dict[str, dict[str, float | int | bool | None]]:
+        """The scores so far, per output, and under "pose" the camera angles where there is a `pose_enc`.
+
+        Per output: mae, mse, rmse, max_abs_error (in its units), psnr (dB; peak = range of the reference over
+        everything seen), cosine, relative_error = ‖q − r‖₂/‖r‖₂, ssim (mean over frames), cross_entropy,
+        reference_entropy and kl = cross_entropy − reference_entropy (nats; softmax over the pixels of a frame
+        per channel, over the last axis for what is no map; mean over all), non_finite (values of the
+        quantized output; NaN errors with 0 of them come from a reference that is not finite), identical
+        (bitwise).
+
+        Under "pose", degrees: rotation_deg_mean/_max over frames, translation_deg_mean/_max between the
+        directions of E_i·E_j⁻¹ over the pairs i < j of each scene, sign included (NaN without a pair that has
+        a baseline), fov_deg_mean over both fields of view.
+        """
+        results = {name: sums.result() for name, sums in self._outputs.items()}
+        if "pose_enc" in results:
+            results["pose"] = {**self._pose.result()}
+        return results
