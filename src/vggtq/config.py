@@ -1,0 +1,205 @@
+"""The configuration: its schema, where its YAML files are, and what Hydra needs help with. Imports nothing heavy.
+
+Schemes, device and timing are typed here; `model` and `dataset` are dataclasses of their own, named by `_target_` in their
+YAML, whose fields are their schema (`instantiate`).
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vggtq.errors import ConfigError, did_you_mean
+from vggtq.quant.scheme import Scheme
+
+PACKAGE = Path(__file__).parent
+# In a wheel conf/ lies inside the package; in a checkout beside src/.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"
+
+# Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
+NUMERIC_GROUPS = ("bits", "group_size")
+
+
+@dataclass
+class Device:
+    """Where models run. auto: cuda where there is a CUDA GPU, else cpu. threads: CPU threads, null for torch's choice."""
+
+    name: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"device={self.name} is not one of auto, cpu, cuda{did_you_mean(self.name, ('auto', 'cpu', 'cuda'))}")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"device.threads={self.threads}: use at least 1, or null for torch's choice")
+
+
+@dataclass
+class Timing:
+    """off, or paired: `rounds` pairs of reference and quantized predictions after `warmup` pairs that do not count."""
+
+    mode: str = "paired"
+    warmup: int = 1
+    rounds: int = 7
+    references: list[str] = field(default_factory=lambda: ["fp32", "auto"])
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("off", "paired"):
+            raise ConfigError(f"timing={self.mode} is not one of off, paired")
+        if self.rounds < 1 or self.warmup < 0:
+            raise ConfigError(f"timing.rounds={self.rounds} timing.warmup={self.warmup}: at least 1 round and 0 warm-ups")
+        for name in self.references:
+            if name not in ("fp32", "bf16", "auto"):
+                raise ConfigError(f"timing.references: {name} is not one of fp32, bf16, auto")
+        if self.mode == "paired" and not self.references:
+            raise ConfigError("timing.references=[]: name fp32, bf16 or auto, or use timing=off")
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    scheme: Scheme = field(default_factory=Scheme)
+    model: Any = None
+    dataset: Any = None
+    device: Device = field(default_factory=Device)
+    timing: Timing = field(default_factory=Timing)
+    scene: str | None = None  # short for dataset.scene, where the data set has scenes
+    seed: int = 0
+    depth_alignment: str = "median"
+    picture_frames: int = 3
+
+    def __post_init__(self) -> None:
+        if self.depth_alignment not in ("median", "lstsq", "none"):
+            raise ConfigError(f"depth_alignment={self.depth_alignment} is not one of median, lstsq, none")
+        if self.picture_frames < 0:
+            raise ConfigError(f"picture_frames={self.picture_frames}: use 0 for no picture, or more")
+
+
+def register() -> None:
+    """Makes the schema and the resolver of run names known to Hydra; may be called more than once."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def validated(cfg: DictConfig) -> Config:
+    """The typed configuration, with model and dataset instantiated. Raises ConfigError; reads no model and no image."""
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(first_line(error)) from error
+    assert isinstance(config, Config)
+    if config.scene is not None and "scene" not in config.dataset:
+        raise ConfigError(f"scene={config.scene}: dataset={config.dataset.get('name')} has no scenes; use dataset=eth3d")
+    config.model = instantiate(config.model, "model")
+    config.dataset = instantiate(config.dataset, "dataset")
+    return config
+
+
+def instantiate(node: dict[str, Any], key: str) -> Any:
+    """An instance of the dataclass that `_target_` names, its fields type-checked. Raises ConfigError."""
+    values = dict(node)
+    target = values.pop("_target_", None)
+    if not isinstance(target, str) or "." not in target:
+        raise ConfigError(f"{key}._target_={target}: name the class, e.g. vggtq.data.images.ImageFolder")
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}._target_={target} cannot be imported: {error}") from error
+    if not is_dataclass(cls):
+        raise ConfigError(f"{key}._target_={target} is not a dataclass, so its options cannot be checked")
+    schema = OmegaConf.structured(cls)
+    for unknown in (k for k in values if k not in schema):
+        raise ConfigError(f"{key}.{unknown} is not an option of {name}{did_you_mean(unknown, list(schema))}")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, values))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {first_line(error)}") from error
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain values, without Hydra's own part. Missing values become '???'."""
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    resolved = OmegaConf.to_container(own, resolve=True, throw_on_missing=False, enum_to_str=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the configuration in canonical JSON: same hash, same experiment."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """Folder name for people, made unique by the hash: int4_group-w4-g64-motorcycle-vggt_small-1a2b3c4d."""
+    config = plain(_root_)
+    weights = config["scheme"]["weights"]
+    short = {"per_tensor": "tensor", "per_channel": "channel"}.get(weights["granularity"])
+    grouping = short or (f"g{weights['group_size']}" if weights["group_size"] else None)
+    parts = [config["scheme"]["name"], f"w{weights['bits']}", grouping, _name(config, "dataset"), config["scene"], _name(config, "model")]
+    readable = "-".join(str(part) for part in parts if part)
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in readable)
+    return f"{safe[:100]}-{config_hash(config)[:8]}"
+
+
+def _name(config: dict[str, Any], key: str) -> str:
+    return str((config[key] or {}).get("name", key))
+
+
+def quote_numbers(argv: Sequence[str]) -> list[str]:
+    """`group_size=64` → `group_size='64'`, in sweeps too: Hydra 1.3 refuses numbers as options of a group.
+
+    Sweeps written as lists, choice(…) or range(…) become lists of quoted options. Other arguments pass unchanged.
+    """
+    return [_quoted(argument) for argument in argv]
+
+
+def _quoted(argument: str) -> str:
+    key = argument.partition("=")[0].lstrip("+")
+    if key not in NUMERIC_GROUPS or "=" not in argument:
+        return argument
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return argument  # Hydra reports the syntax error itself
+    values = list(override.sweep_iterator(_as_text)) if override.is_sweep_override() else [_as_text(override.value())]
+    return argument.partition("=")[0] + "=" + ",".join(f"'{value}'" for value in values)
+
+
+def _as_text(value: Any) -> str:
+    return value.text if isinstance(value, QuotedString) else "null" if value is None else str(value)
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The composed configuration, spelled as on the command line: compose(["scheme=int4_group", "group_size=64"])."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", overrides=quote_numbers(overrides))
+
+
+def options(group: str) -> list[str]:
+    """The YAML files of a group, e.g. options("group_size")."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, and the key that OmegaConf names below it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    key = next((line.strip().removeprefix("full_key: ") for line in lines if "full_key:" in line), None)
+    return f"{key}: {lines[0]}" if key else lines[0]
+
+
