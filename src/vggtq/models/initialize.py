@@ -42,7 +42,8 @@ def initialize_(model: VGGT, seed: int, lively: bool = False) -> None:
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(((seed << 32) ^ zlib.crc32(name.encode())) % 2**63)
+    # Hashed together: the CPU generator reads only the lower 32 bits of its seed.
+    return torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
 
 
 def _enliven(model: VGGT) -> None:
