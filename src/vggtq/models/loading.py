@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.errors import ConfigError
-from vggtq.models.checkpoint import WeightsInfo, fingerprint, load_weights_
-from vggtq.models.initialize import initialize_
+from vggtq.models.checkpoint import WeightsInfo, load_weights_, random_weights_
 from vggtq.models.vggt import build
 
 log = logging.getLogger(__name__)
@@ -87,16 +86,8 @@ class VGGTModel:
     def load(self, device: torch.device) -> LoadedModel:
         model: Any = self.skeleton()
         if self.source is None:
-            initialize_(model, self.seed, lively=True)
-            log.warning("weights: random (seed %d): fidelity is real, reconstruction is not", self.seed)
-            weights = WeightsInfo(
-                source=f"seed {self.seed}",
-                kind="random",
-                revision=None,
-                fingerprint=fingerprint(model),
-                license=None,
-                random=True,
-            )
+            weights = random_weights_(model, self.seed, lively=True)
+            log.warning("weights: random (seed %d): fidelity to FP32 is real, reconstruction is not", self.seed)
         else:
             ignore = [] if self.track_head else ["track_head.*"]
             weights = load_weights_(model, self.source, self.revision, ignore=ignore)
