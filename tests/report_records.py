@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vggtq.report.frame import OUTPUTS, POSE
+from vggtq.report.columns import OUTPUTS, POSE
 
 PARAMETERS = 100_000_000
 FP32_BYTES = 4 * PARAMETERS

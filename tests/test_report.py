@@ -20,7 +20,8 @@ from rich.console import Console
 from report_records import change, failed, fp32, many, record, write
 from vggtq.errors import ConfigError, DataError
 from vggtq.report import COLUMNS, build_report, record_row, summary_of, summary_table
-from vggtq.report.frame import OUTPUTS, frame_of, quartiles, rows_of
+from vggtq.report.columns import OUTPUTS
+from vggtq.report.frame import frame_of, quartiles, rows_of
 from vggtq.report.groups import group_rows
 from vggtq.report.i18n import TEXTS, translator
 from vggtq.report.recommend import Choice, balanced_score, pareto_front, recommend, speed_verdict
@@ -338,7 +339,7 @@ def test_long_lines_are_wrapped_without_losing_a_character() -> None:
 
 
 def test_errors_of_the_python_entry(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="python -m vggtq.run"):
+    with pytest.raises(DataError, match=r"python -m vggtq\.run"):
         build_report([tmp_path], tmp_path / "out")
     with pytest.raises(ConfigError, match="does not exist"):
         build_report([tmp_path / "nowhere"], tmp_path / "out")

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vggtq.report.columns import MIB, OUTPUTS
 from vggtq.report.fonts import find_cjk_font
-from vggtq.report.frame import MIB, OUTPUTS, Row
+from vggtq.report.frame import Row
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.pareto_chart import draw_pareto

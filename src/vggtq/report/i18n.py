@@ -120,8 +120,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "line.pose": ("pose      {values}", "位姿      {values}"),
     "line.geometry": (
-        "geometry  {values} (FP32 in brackets)",
-        "几何      {values}（括号内为 FP32）",
+        "geometry  against ground truth, FP32 in brackets",
+        "几何      以真值为基准，括号内为 FP32",
     ),
     # recommendations
     "need.production": ("Production", "生产部署"),

@@ -18,7 +18,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vggtq.report.frame import GRADES, Row
+from vggtq.report.columns import GRADES
+from vggtq.report.frame import Row
 
 NEEDS = ("production", "smallest", "accuracy", "fastest", "balanced")
 WEIGHTS = {"compression": 0.4, "accuracy": 0.4, "speed": 0.2}

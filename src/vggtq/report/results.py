@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vggtq.report.frame import COLUMNS, Row, rows_of
+from vggtq.report.columns import COLUMNS
+from vggtq.report.frame import Row, rows_of
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import Choice

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from vggtq.report.frame import GEOMETRY, METRICS, OUTPUTS, POSE, REFERENCES, Row
+from vggtq.report.columns import GEOMETRY, METRICS, OUTPUTS, POSE, REFERENCES
+from vggtq.report.frame import Row
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import Choice
 from vggtq.report.records import Unreadable
 from vggtq.report.wording import (
     DASH,
-    beside,
     choice_name,
     describe_group,
     explain,
@@ -68,12 +68,9 @@ def row_text(row: Row, t: Translate) -> list[str]:
     poses = [f"{name} {short(row[f'pose.{name}'])}" for name in POSE if row[f"pose.{name}"] is not None]
     if poses:
         lines.append(t("line.pose", values=", ".join(poses)))
-    truths = [
-        f"{name} {beside(row[f'geometry.quantized.{name}'], row[f'geometry.reference.{name}'])}"
-        for name in _geometry_names(row)
-    ]
-    if truths:
-        lines.append(t("line.geometry", values=", ".join(truths)))
+    if names := _geometry_names(row):
+        lines.append(t("line.geometry"))
+        lines += wrap(", ".join(f"{name} {_truth(row, name)}" for name in names), " " * 10)
     return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 
@@ -93,6 +90,10 @@ def _metrics(row: Row, output: str, t: Translate) -> list[str]:
     same = {True: t("yes"), False: t("no"), None: DASH}[row[f"{output}.identical"]]
     judged = row[f"{output}.grade"]
     return [*values, short(row[f"{output}.non_finite"]), same, t(judged) if judged else DASH]
+
+
+def _truth(row: Row, name: str) -> str:
+    return f"{short(row[f'geometry.quantized.{name}'])} ({short(row.get(f'geometry.reference.{name}'))})"
 
 
 def _geometry_names(row: Row) -> list[str]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from vggtq.report.frame import MIB, Row
+from vggtq.report.columns import MIB
+from vggtq.report.frame import Row
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import Choice, balanced_score, balanced_terms, speed_verdict
@@ -20,8 +21,8 @@ def fixed(value: float | None, digits: int = 2) -> str:
 
 
 def short(value: float | None) -> str:
-    """Three significant digits, as 0.0123 or 1.23e-06."""
-    return DASH if value is None else f"{value:.3g}"
+    """Three significant digits, as 0.0123 or 1.23e-06; whole numbers in full."""
+    return DASH if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def speedup(row: Row, reference: str = "fp32") -> str:
