@@ -39,7 +39,9 @@ class Device:
 
     def __post_init__(self) -> None:
         if self.name not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"device={self.name} is not one of auto, cpu, cuda{did_you_mean(self.name, ('auto', 'cpu', 'cuda'))}")
+            raise ConfigError(
+                f"device={self.name} is not one of auto, cpu, cuda{did_you_mean(self.name, ('auto', 'cpu', 'cuda'))}"
+            )
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"device.threads={self.threads}: use at least 1, or null for torch's choice")
 
@@ -57,7 +59,9 @@ class Timing:
         if self.mode not in ("off", "paired"):
             raise ConfigError(f"timing={self.mode} is not one of off, paired")
         if self.rounds < 1 or self.warmup < 0:
-            raise ConfigError(f"timing.rounds={self.rounds} timing.warmup={self.warmup}: at least 1 round and 0 warm-ups")
+            raise ConfigError(
+                f"timing.rounds={self.rounds} timing.warmup={self.warmup}: at least 1 round and 0 warm-ups"
+            )
         for name in self.references:
             if name not in ("fp32", "bf16", "auto"):
                 raise ConfigError(f"timing.references: {name} is not one of fp32, bf16, auto")
@@ -100,7 +104,9 @@ def validated(cfg: DictConfig) -> Config:
         raise ConfigError(first_line(error)) from error
     assert isinstance(config, Config)
     if config.scene is not None and "scene" not in config.dataset:
-        raise ConfigError(f"scene={config.scene}: dataset={config.dataset.get('name')} has no scenes; use dataset=eth3d")
+        raise ConfigError(
+            f"scene={config.scene}: dataset={config.dataset.get('name')} has no scenes; use dataset=eth3d"
+        )
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     return config
@@ -147,7 +153,14 @@ def run_name(*, _root_: DictConfig) -> str:
     weights = config["scheme"]["weights"]
     short = {"per_tensor": "tensor", "per_channel": "channel"}.get(weights["granularity"])
     grouping = short or (f"g{weights['group_size']}" if weights["group_size"] else None)
-    parts = [config["scheme"]["name"], f"w{weights['bits']}", grouping, _name(config, "dataset"), config["scene"], _name(config, "model")]
+    parts = [
+        config["scheme"]["name"],
+        f"w{weights['bits']}",
+        grouping,
+        _name(config, "dataset"),
+        config["scene"],
+        _name(config, "model"),
+    ]
     readable = "-".join(str(part) for part in parts if part)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in readable)
     return f"{safe[:100]}-{config_hash(config)[:8]}"
@@ -173,7 +186,11 @@ def _quoted(argument: str) -> str:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
         return argument  # Hydra reports the syntax error itself
-    values = list(override.sweep_iterator(_as_text)) if override.is_sweep_override() else [_as_text(override.value())]
+    values = (
+        list(override.sweep_iterator(_as_text))
+        if override.is_sweep_override()
+        else [_as_text(override.value())]
+    )
     return argument.partition("=")[0] + "=" + ",".join(f"'{value}'" for value in values)
 
 
@@ -201,5 +218,3 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     key = next((line.strip().removeprefix("full_key: ") for line in lines if "full_key:" in line), None)
     return f"{key}: {lines[0]}" if key else lines[0]
-
-

@@ -42,7 +42,8 @@ def initialize_(model: VGGT, seed: int, lively: bool = False) -> None:
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(((seed << 32) ^ zlib.crc32(name.encode())) % 2**63)
+    # Hashed together: the CPU generator reads only the lower 32 bits of its seed.
+    return torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
 
 
 def _enliven(model: VGGT) -> None:
@@ -50,8 +51,10 @@ def _enliven(model: VGGT) -> None:
         if isinstance(module, LayerScale):
             module.gamma.fill_(1.0)
     if model.camera_head is not None:
-        bias = model.camera_head.pose_branch.fc2.bias
-        bias.copy_(bias.new_tensor(LIVELY_POSE))
+        head, out = model.camera_head, model.camera_head.pose_branch.fc2
+        # Every iteration adds the bias once more; smaller weights keep the sum near it, and fields of view below π.
+        out.bias.copy_(out.bias.new_tensor(LIVELY_POSE) / head.num_iterations)
+        out.weight.mul_(0.1)
 
 
 def _fill(name: str, module: nn.Module, value: Tensor, generator: torch.Generator) -> None:

@@ -1,0 +1,38 @@
+# Every target sets itself up: .venv is made and filled when it is missing or older than what it is made from.
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint sweep report bench clean
+
+help: ## show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,eth3d]'
+	@touch $@
+
+run: $(READY) ## quantize the default model, compare it with FP32, leave a record and a picture
+	$(PY) -m vggtq.run $(ARGS)
+
+test: $(READY) ## run all tests
+	$(PY) -m pytest $(ARGS)
+
+lint: $(READY) ## check style, formatting and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+sweep: $(READY) ## compare eight schemes, one run each
+	$(PY) -m vggtq.run +experiment=eight_schemes $(ARGS)
+
+report: $(READY) ## merge all records below outputs/ into tables and charts
+	$(PY) -m vggtq.report $(ARGS)
+
+bench: $(READY) ## measure the kernels against FP32, in pairs
+	$(PY) -m vggtq.bench $(ARGS)
+
+clean: ## remove the environment, caches and outputs
+	rm -rf .venv outputs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

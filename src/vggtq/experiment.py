@@ -1,0 +1,371 @@
+"""One run from configuration to record: load, quantize, predict with both models, compare, measure.
+
+Everything is imported by the time it is needed, so that a configuration mistake is reported before torch has been loaded.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from vggtq.config import Config, config_hash, plain, validated
+from vggtq.errors import DataError
+from vggtq.progress import Steps
+from vggtq.quant.scheme import Scheme
+from vggtq.record import empty_record, error_entry, write_record
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from vggtq.data.scene import Scene
+    from vggtq.models.loading import LoadedModel
+    from vggtq.quant.quantize import Quantization
+
+log = logging.getLogger(__name__)
+
+PICTURE = "comparison.png"
+
+
+def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
+    """Runs one configuration and returns its record, which also lies in `folder`, whatever happened.
+
+    Exceptions end up in the record with status `failed`; only an interruption is raised again, after it has been recorded.
+    """
+    record = empty_record() | {"name": folder.name, "command": command, "started": _now()}
+    started = time.perf_counter()
+    try:
+        record["config"] = plain(cfg)
+        record["config_hash"] = config_hash(record["config"])
+        with Steps() as steps:
+            _run(validated(cfg), folder, record, steps)
+        record["status"] = "ok"
+    except Exception as error:
+        record["error"] = error_entry(error)
+    except BaseException as error:
+        record["error"] = error_entry(error)
+        raise
+    finally:
+        record["seconds"]["total"] = time.perf_counter() - started
+        write_record(record, folder)
+    return record
+
+
+def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> None:
+    """The one path: every line adds what it found to the record."""
+    record["scheme"] = describe_scheme(config.scheme)
+    import vggtq.environment as env
+
+    device = env.resolve_device(config.device)
+    env.make_deterministic(config.seed)
+    record["environment"] = env.environment(device, config.seed)
+    seconds: dict[str, float] = record["seconds"]
+
+    from vggtq.models.loading import share_parameters
+    from vggtq.quant.quantize import quantize_, select_layers
+
+    select_layers(
+        config.model.skeleton(), config.scheme
+    )  # patterns that match nothing fail before weights are read
+    steps.step(f"loading {config.model.name}")
+    with _timed(seconds, "load"):
+        model = config.model.load(device)
+    record["model"] = describe_model(config.model.name, model)
+
+    steps.step(f"quantizing to {config.scheme.label}")
+    with _timed(seconds, "quantize"):
+        twin = share_parameters(model.module)
+        quantization = quantize_(twin, config.scheme, on_layer=steps.at)
+    record |= describe_layers(quantization)
+    record["size"] = describe_size(model.module, twin, quantization)
+    _log_quantization(config.scheme, quantization, record["size"])
+
+    comparison = Comparison(config, model, twin, device)
+    for scene in _scenes(config.dataset):
+        steps.step(f"predicting {scene.name}, {len(scene.images)} frames", total=2)
+        comparison.add(scene, seconds, steps)
+    record |= comparison.result()
+    record["notes"] = [*quantization.notes, *comparison.notes]
+
+    record["picture"] = comparison.draw(folder / PICTURE)
+    with _timed(seconds, "timing"):
+        record["latency"] = comparison.latency(steps)
+
+
+@dataclass
+class Comparison:
+    """The FP32 model and its quantized twin on the same scenes, one scene in memory at a time (and the first for timing)."""
+
+    config: Config
+    model: "LoadedModel"
+    twin: "nn.Module"
+    device: "torch.device"
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+    geometry: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    first: "tuple[Scene, Tensor, Tensor] | None" = (
+        None  # scene, FP32 depth and quantized depth of the picture's frames
+    )
+
+    def __post_init__(self) -> None:
+        from vggtq.metrics.fidelity import Fidelity
+
+        self.fidelity = Fidelity()
+
+    def add(self, scene: "Scene", seconds: dict[str, float], steps: Steps) -> None:
+        """Predicts one scene with both models and enters the differences."""
+        from vggtq.measure import PeakMemory
+        from vggtq.metrics.geometry import evaluate
+
+        with _timed(seconds, "predict_reference"):
+            reference = self.model.predict(scene.images)
+        steps.advance()
+        peak = PeakMemory(self.device)
+        with _timed(seconds, "predict_quantized"), peak:
+            outputs = self.model.predict(scene.images, self.twin)
+        steps.advance()
+        self.fidelity.update(outputs, reference)
+        size = (scene.images.shape[-2], scene.images.shape[-1])
+        pair = {
+            name: evaluate(result, scene.truth, size, self.config.depth_alignment)
+            for name, result in (("quantized", outputs), ("reference", reference))
+        }
+        self.geometry.append({"scene": scene.name, **pair})
+        self.scenes.append(describe_scene(scene))
+        self.notes += [f"{scene.name}: {note}" for note in scene.notes]
+        if self.first is None:
+            self._keep_first(scene, reference, outputs, peak)
+
+    def _keep_first(
+        self, scene: "Scene", reference: "dict[str, Tensor]", outputs: "dict[str, Tensor]", peak: Any
+    ) -> None:
+        frames = min(self.config.picture_frames, len(scene.images))
+        self.first = (
+            scene,
+            reference["depth"][:frames, ..., 0].clone(),
+            outputs["depth"][:frames, ..., 0].clone(),
+        )
+        self.memory = {
+            "peak_rss_bytes": peak.peak_bytes,
+            "predict_peak_increase_bytes": peak.increase_bytes,
+            "cuda_peak_bytes": peak.cuda_bytes,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """dataset, fidelity, geometry and memory of the record."""
+        from vggtq.metrics.fidelity import grade
+        from vggtq.metrics.geometry import mean_over_scenes
+
+        fidelity: dict[str, Any] = self.fidelity.result()
+        for name, metrics in fidelity.items():
+            if name != "pose":
+                grades = {metric: grade(metric, value) for metric, value in metrics.items()}
+                metrics["grades"] = {metric: g for metric, g in grades.items() if g is not None}
+        geometry = {
+            key: mean_over_scenes([scene[key] for scene in self.geometry])
+            for key in ("quantized", "reference")
+        }
+        return {
+            "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
+            "fidelity": fidelity,
+            "geometry": geometry | {"scenes": self.geometry} if geometry["reference"] else None,
+            "memory": self.memory,
+        }
+
+    def draw(self, path: Path) -> str | None:
+        """Writes the comparison picture; returns its name, or None if none was asked for."""
+        if self.first is None or self.config.picture_frames == 0:
+            return None
+        from vggtq.picture import draw_comparison
+
+        scene, reference, quantized = self.first
+        weights = " (random weights)" if self.model.weights.random else ""
+        caption = f"{self.config.model.name}{weights}, {scene.name}: FP32 against {self.config.scheme.label}"
+        draw_comparison(
+            path, scene.images[: len(reference)], reference, quantized, self.config.scheme.label, caption
+        )
+        return path.name
+
+    def latency(self, steps: Steps) -> dict[str, Any] | None:
+        """Paired latency on the first scene against every reference, None with timing=off."""
+        timing = self.config.timing
+        if timing.mode == "off" or self.first is None:
+            return None
+        import torch
+
+        from vggtq.measure import paired_latency
+
+        scene = self.first[0]
+        images = scene.images.to(self.device)[None]
+        references: dict[str, Any] = {}
+        for name, skipped in self._references():
+            if skipped is not None:
+                references[name] = {"skipped": skipped}
+                continue
+            steps.step(f"timing against {name}", total=None)
+            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=name == "bf16")
+
+            def reference(autocast: Any = autocast) -> None:
+                with autocast:
+                    self.model.module(images)
+
+            with torch.inference_mode():
+                entry = paired_latency(
+                    reference, lambda: self.twin(images), timing.rounds, timing.warmup, self.device
+                )
+            log.info("speed  %.2f × %s (quartiles %.2f to %.2f)", *_speed(entry, name))
+            references[name] = entry
+        size = list(scene.images.shape[-2:])
+        return {
+            "rounds": timing.rounds,
+            "scene": scene.name,
+            "frames": len(scene.images),
+            "size": size,
+            "references": references,
+        }
+
+    def _references(self) -> Iterator[tuple[str, str | None]]:
+        """(fp32 or bf16, None or why it is skipped), each once."""
+        from vggtq.environment import cpu_name, has_bf16
+
+        seen = set()
+        for name in self.config.timing.references:
+            resolved = "bf16" if name == "auto" else name
+            if resolved in seen:
+                continue
+            seen.add(resolved)
+            lacks = name == "auto" and not has_bf16(self.device)
+            yield resolved, f"{cpu_name()} does not multiply bfloat16 in hardware" if lacks else None
+
+
+def describe_scheme(scheme: Scheme) -> dict[str, Any]:
+    """The record's `scheme`: what tables say of it."""
+    activation_bits = scheme.activations.bits if scheme.activations.mode != "none" else None
+    return {
+        "name": scheme.name,
+        "label": scheme.label,
+        **asdict(scheme.weights),
+        "activation_bits": activation_bits,
+    }
+
+
+def describe_model(name: str, model: "LoadedModel") -> dict[str, Any]:
+    """The record's `model`."""
+    weights = model.weights
+    return {
+        "name": name,
+        "weights": "random" if weights.random else weights.kind,
+        "source": weights.source,
+        "revision": weights.revision,
+        "commit": weights.commit,
+        "fingerprint": weights.fingerprint,
+        "licence": weights.license,
+        "parameters": sum(p.numel() for p in model.module.parameters()),
+    }
+
+
+def describe_layers(quantization: "Quantization") -> dict[str, Any]:
+    """layers, kept, backends and simulated of the record."""
+    layers = []
+    for layer in quantization.layers:
+        entry = {k: v for k, v in asdict(layer).items() if k != "weights"} | asdict(layer.weights)
+        layers.append(entry | {"exact": math.isinf(layer.weight_sqnr_db)})
+    return {
+        "layers": layers,
+        "kept": [asdict(kept) for kept in quantization.kept],
+        "backends": dict(Counter(layer.backend for layer in quantization.layers)),
+        "simulated": any(layer.simulated for layer in quantization.layers),
+    }
+
+
+def describe_size(original: "nn.Module", twin: "nn.Module", quantization: "Quantization") -> dict[str, Any]:
+    """The record's `size`."""
+    from vggtq.quant.size import resident_bytes, stored_bytes
+
+    parameters = sum(p.numel() for p in original.parameters())
+    stored = stored_bytes(twin)
+    return {
+        "stored_bytes": stored,
+        "resident_bytes": resident_bytes(twin),
+        "float32_bytes": 4 * parameters,
+        "float16_bytes": 2 * parameters,
+        "compression_vs_fp32": 4 * parameters / stored,
+        "compression_vs_fp16": 2 * parameters / stored,
+        "bits_per_weight": 8 * stored / parameters,
+        "quantized_layers": len(quantization.layers),
+        "quantized_parameters": sum(layer.float32_bytes // 4 for layer in quantization.layers),
+        "parameters": parameters,
+    }
+
+
+def describe_scene(scene: "Scene") -> dict[str, Any]:
+    """One entry of the record's `dataset.scenes`."""
+    return {
+        "name": scene.name,
+        "frames": len(scene.images),
+        "size": list(scene.images.shape[-2:]),
+        "images_sha256": hashlib.sha256(scene.images.contiguous().numpy().tobytes()).hexdigest(),
+        "files": [asdict(file) for file in scene.files],
+        "notes": list(scene.notes),
+    }
+
+
+def _scenes(dataset: Any) -> "Iterator[Scene]":
+    """The data set's scenes, at least one."""
+    empty = True
+    for scene in dataset.scenes():
+        empty = False
+        yield scene
+    if empty:
+        raise DataError(f"dataset {dataset.name} has no scenes; check its options")
+
+
+def _log_quantization(scheme: Scheme, quantization: "Quantization", size: dict[str, Any]) -> None:
+    mib = 2**20
+    before, after = size["float32_bytes"] / mib, size["stored_bytes"] / mib
+    log.info(
+        "%s  %d layers quantized, %d kept; %.1f → %.1f MiB (%.2f ×)",
+        scheme.label,
+        len(quantization.layers),
+        len(quantization.kept),
+        before,
+        after,
+        size["compression_vs_fp32"],
+    )
+    for backend, layers in Counter(layer.backend for layer in quantization.layers).items():
+        simulated = (
+            " (dequantizes, then multiplies in float: its speed is simulated)"
+            if backend == "reference"
+            else ""
+        )
+        log.info("backend %s: %d layers%s", backend, layers, simulated)
+    notes = Counter(note for layer in quantization.layers for note in layer.notes)
+    for note, layers in notes.items():
+        log.warning("%s (%d layers)", note, layers)
+
+
+def _speed(entry: dict[str, Any], name: str) -> tuple[float, str, float, float]:
+    return entry["speedup"], name.upper(), entry["speedup_q25"], entry["speedup_q75"]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], key: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[key] = seconds.get(key, 0.0) + time.perf_counter() - started
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

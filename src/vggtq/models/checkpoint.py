@@ -1,0 +1,177 @@
+"""Fills a network from a checkpoint and says exactly what it now holds: origin, licence, and a hash of its bytes."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from vggtq.errors import WeightsError
+from vggtq.models.initialize import initialize_
+from vggtq.models.vggt import VGGT
+from vggtq.models.weight_files import StoredTensors, open_tensors
+from vggtq.models.weight_source import Kind, locate
+
+log = logging.getLogger(__name__)
+
+LICENSES = {
+    "facebook/VGGT-1B": "CC BY-NC 4.0 (non-commercial)",
+    "facebook/VGGT-1B-Commercial": "VGGT commercial licence (gated; accept it on the hub)",
+}
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+PREFIX = "module."  # left by DataParallel
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Where weights come from; `fingerprint` says what they are."""
+
+    source: str  # repository, file or folder name, never a machine's own path
+    kind: Kind
+    fingerprint: str
+    revision: str | None = None  # as asked for
+    commit: str | None = None  # as resolved by the hub
+    license: str | None = None
+    random: bool = False
+
+
+def load_weights_(
+    model: nn.Module,
+    source: str,
+    revision: str | None = None,
+    expected_dtype: torch.dtype = torch.float32,
+    ignore: Sequence[str] = (),
+) -> WeightsInfo:
+    """Fills `model` from a hub repository, a file or a folder; afterwards it holds `expected_dtype`.
+
+    A model on the meta device is allocated on the CPU. Tensors are read one at a time, so that no second copy of
+    the weights is in memory. `ignore`: name patterns of stored tensors that the model may lack. Raises
+    WeightsError; names and shapes are checked before the model is touched.
+    """
+    license_text = LICENSES.get(source)
+    if license_text:
+        log.info("weights of %s, licence: %s", source, license_text)
+    found = locate(source, revision)
+    if revision and found.kind != "hub":
+        log.warning("revision %s is ignored: %s is a local %s", revision, found.name, found.kind)
+    stored = open_tensors(found.path)
+    names = _matched(model, stored, ignore, found.name)
+    _log_conversion(stored, names, expected_dtype)
+    model.to(expected_dtype)
+    if any(p.is_meta for p in model.parameters()):
+        model.to_empty(device="cpu")
+    _fill(model, stored, names, found.name)
+    return WeightsInfo(
+        source=found.name,
+        kind=found.kind,
+        fingerprint=fingerprint(model),
+        revision=revision if found.kind == "hub" else None,
+        commit=found.commit,
+        license=license_text if found.kind == "hub" else None,
+    )
+
+
+def random_weights_(model: VGGT, seed: int, lively: bool = False) -> WeightsInfo:
+    """`initialize_`, described like any other weights."""
+    initialize_(model, seed, lively)
+    return WeightsInfo(
+        f"seed {seed}{', lively' if lively else ''}", "random", fingerprint(model), random=True
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the sorted state dict: name, dtype, shape and the SHA-256 of the bytes of each tensor.
+
+    Hashing each tensor on its own lets all cores work.
+    """
+    state = sorted((name, t) for name, t in model.state_dict().items() if isinstance(t, Tensor))
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_digest, [tensor for _, tensor in state])
+        total = hashlib.sha256()
+        for (name, tensor), digest in zip(state, digests, strict=True):
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest}\n".encode())
+    return total.hexdigest()
+
+
+def _digest(tensor: Tensor) -> str:
+    # Viewed as bytes, since NumPy knows no bfloat16.
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def _matched(model: nn.Module, stored: StoredTensors, ignore: Sequence[str], where: str) -> dict[str, str]:
+    """Stored name to the model's name of every tensor to load."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    strip = all(name.startswith(PREFIX) for name in stored.layout)
+    if strip:
+        log.info("%s: removing the prefix %r from all names", where, PREFIX)
+    renamed = {name: name.removeprefix(PREFIX) if strip else name for name in stored.layout}
+    extra = [name for name in renamed.values() if name not in own]
+    unexpected = [name for name in extra if not any(fnmatchcase(name, pattern) for pattern in ignore)]
+    if len(extra) > len(unexpected):
+        log.info("%s: ignoring %d tensors that the model lacks", where, len(extra) - len(unexpected))
+    missing = sorted(own.keys() - set(renamed.values()))
+    if missing:
+        raise WeightsError(
+            f"{where}: {len(missing)} of {len(own)} tensors are missing ({_some(missing)}); "
+            "is this a checkpoint of another network or configuration?"
+        )
+    if unexpected:
+        raise WeightsError(
+            f"{where}: {len(unexpected)} tensors are unknown to the model ({_some(unexpected)}); "
+            "is this a checkpoint of another network, or is a head switched off?"
+        )
+    names = {old: new for old, new in renamed.items() if new in own}
+    _check_layout(stored, names, own, where)
+    return names
+
+
+def _check_layout(
+    stored: StoredTensors, names: Mapping[str, str], own: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    wrong, not_float = [], []
+    for old, new in names.items():
+        shape, dtype = stored.layout[old]
+        if shape != own[new]:
+            wrong.append(f"{new} is {shape}, the model needs {own[new]}")
+        if dtype not in FLOATS:
+            not_float.append(f"{new} is {dtype}")
+    if wrong:
+        raise WeightsError(
+            f"{where}: {len(wrong)} tensors have another shape ({_some(wrong)}); check the model's configuration"
+        )
+    if not_float:
+        raise WeightsError(
+            f"{where}: {len(not_float)} tensors are not plain floats ({_some(not_float)}); "
+            "give the checkpoint from before quantization"
+        )
+
+
+def _log_conversion(stored: StoredTensors, names: Mapping[str, str], expected: torch.dtype) -> None:
+    target = str(expected).removeprefix("torch.")
+    counts = Counter(stored.layout[name][1] for name in names)
+    for dtype, count in counts.items():
+        if dtype != target:
+            log.info("converting %d tensors from %s to %s", count, dtype, target)
+
+
+def _fill(model: nn.Module, stored: StoredTensors, names: Mapping[str, str], where: str) -> None:
+    targets = model.state_dict()
+    for old, tensor in stored.read():
+        if old not in names:
+            continue
+        target = targets[names[old]]
+        target.copy_(tensor)
+        # NaN propagates through both extremes, so two numbers stand for the whole tensor.
+        if not torch.stack(target.aminmax()).isfinite().all():
+            raise WeightsError(f"{where}: {names[old]} holds NaN or infinity; the checkpoint is damaged")
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f", … {len(items) - 5} more" if len(items) > 5 else ""
+    return ", ".join(items[:5]) + more

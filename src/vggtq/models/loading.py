@@ -1,0 +1,100 @@
+"""From a model's YAML to a network with weights, and what can be asked of it.
+
+`VGGTModel` is the adapter of VGGT; another network needs a dataclass with the same two methods and a YAML that names it.
+"""
+
+import copy
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vggtq.errors import ConfigError
+from vggtq.models.checkpoint import WeightsInfo, load_weights_, random_weights_
+from vggtq.models.vggt import build
+
+log = logging.getLogger(__name__)
+
+OUTPUTS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")
+
+
+@dataclass
+class LoadedModel:
+    """A network in eval mode on its device, and where its weights come from."""
+
+    module: nn.Module
+    weights: WeightsInfo
+
+    def predict(self, images: Tensor, module: nn.Module | None = None) -> dict[str, Tensor]:
+        """images: (S, 3, H, W) in [0, 1]. Returns the outputs of OUTPUTS without batch axis, float32 on the CPU.
+
+        `module` stands in for the network: its quantized twin.
+        """
+        network = module or self.module
+        device = next(iter(network.parameters())).device
+        with torch.inference_mode():
+            outputs = network(images.to(device))
+        return {key: outputs[key][0].to("cpu", torch.float32) for key in OUTPUTS if key in outputs}
+
+
+class ModelConfig(Protocol):
+    """What the runner asks of a model's dataclass."""
+
+    name: str
+
+    def skeleton(self) -> nn.Module:
+        """The network on the meta device: names and shapes, no memory. Raises ConfigError."""
+        ...
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """The network with its weights. Raises WeightsError."""
+        ...
+
+
+@dataclass
+class VGGTModel:
+    """VGGT of any size. source: a Hugging Face repository, a checkpoint file or folder, or null for seeded random weights.
+
+    `architecture` has the sections aggregator, patch_embed, camera_head, dpt, track_head; what it leaves out is VGGT-1B's.
+    """
+
+    name: str = "vggt_1b"
+    source: str | None = None
+    revision: str | None = None
+    image_size: int = 518
+    seed: int = 0  # of random weights
+    track_head: bool = False
+    architecture: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.image_size < 14 or self.image_size % 14:
+            below, above = max(14, self.image_size // 14 * 14), (self.image_size // 14 + 1) * 14
+            raise ConfigError(
+                f"model.image_size={self.image_size} is not a multiple of the patch size 14; try {below} or {above}"
+            )
+        if self.source == "":
+            raise ConfigError(
+                "model.source is empty: name a repository, a file or a folder, or use null for random weights"
+            )
+
+    def skeleton(self) -> nn.Module:
+        with torch.device("meta"):
+            return build(self.architecture | {"heads": {"track": self.track_head}})
+
+    def load(self, device: torch.device) -> LoadedModel:
+        model: Any = self.skeleton()
+        if self.source is None:
+            weights = random_weights_(model, self.seed, lively=True)
+            log.warning("weights: random (seed %d): fidelity to FP32 is real, reconstruction is not", self.seed)
+        else:
+            ignore = [] if self.track_head else ["track_head.*"]
+            weights = load_weights_(model, self.source, self.revision, ignore=ignore)
+        return LoadedModel(model.eval().requires_grad_(False).to(device), weights)
+
+
+def share_parameters(model: nn.Module) -> nn.Module:
+    """A twin of `model` with modules of its own and the same tensors: quantizing it leaves the original whole."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

@@ -1,0 +1,118 @@
+"""Finds the files of a checkpoint: a local file, a local folder, or a repository of the Hugging Face hub."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+
+from vggtq.errors import WeightsError
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+HUB_FILES = ("model.safetensors", "model.pt")
+INDEX = "model.safetensors.index.json"
+FOLDER_FILES = ("model.safetensors", INDEX, "model.pt", "pytorch_model.bin")
+REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+Kind = Literal["hub", "file", "folder", "random"]
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """One file of weights, or the index of several. `name` never holds a machine's own path."""
+
+    path: Path
+    name: str
+    kind: Kind
+    commit: str | None = None
+
+
+def locate(source: str, revision: str | None) -> WeightSource:
+    """Local paths win over hub names, as everywhere in the hub's own tools. Raises WeightsError."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return WeightSource(_in_folder(path), path.resolve().name, "folder")
+    if path.exists():
+        if path.suffix.lower() not in SUFFIXES:
+            raise WeightsError(f"{path}: unknown kind of weights file; expected one of {', '.join(SUFFIXES)}")
+        return WeightSource(path, path.name, "file")
+    if path.suffix.lower() in SUFFIXES or not REPO_ID.fullmatch(source):
+        raise WeightsError(
+            f"{source}: no such weights file or folder, and not a hub repository owner/name; check the path"
+        )
+    downloaded = _download(source, revision)
+    # The hub's cache keeps each commit's files in a folder of its name.
+    commit = downloaded.parent.name
+    return WeightSource(downloaded, source, "hub", commit if COMMIT.fullmatch(commit) else None)
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"{folder}: no weights in this folder; expected one of {', '.join(FOLDER_FILES)}")
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    """The cached file, downloaded if need be; safetensors before pickles."""
+    at = f"{repo}@{revision}" if revision else repo
+    absent: Exception | None = None
+    for name in HUB_FILES:
+        try:
+            return Path(_translated(at, lambda name=name: _fetch(repo, name, revision)))  # type: ignore[misc]
+        except hub_errors.EntryNotFoundError as error:
+            absent = error
+    if isinstance(absent, hub_errors.LocalEntryNotFoundError):
+        raise WeightsError(
+            f"{at}: not in the local cache and the Hugging Face hub cannot be reached (no network, or "
+            "HF_HUB_OFFLINE is set); go online once, or give the path of a downloaded file"
+        ) from absent
+    raise WeightsError(f"{at}: the repository has neither {' nor '.join(HUB_FILES)}") from absent
+
+
+def _fetch(repo: str, name: str, revision: str | None) -> str:
+    return huggingface_hub.hf_hub_download(repo, name, revision=revision)
+
+
+def _translated(at: str, fetch: Callable[[], str]) -> str:
+    """Runs `fetch`; every failure but an absent file becomes one line that names the remedy."""
+    try:
+        return fetch()
+    except hub_errors.EntryNotFoundError:
+        raise
+    except hub_errors.GatedRepoError as error:
+        raise WeightsError(_gated(at)) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"{at}: no such repository on the Hugging Face hub, or a private one; check the name, "
+            "or log in with `hf auth login`"
+        ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise WeightsError(
+            f"{at}: the repository has no such revision; check the branch or commit"
+        ) from error
+    except Exception as error:
+        # The hub's client raises errors of several libraries, which differ from version to version.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise WeightsError(_gated(at)) from error
+        raise WeightsError(
+            f"{at}: download failed ({describe(error)}); check the network and disk space"
+        ) from error
+
+
+def _gated(at: str) -> str:
+    repo = at.partition("@")[0]
+    return (
+        f"{at}: access is gated; accept the licence on https://huggingface.co/{repo} and log in with "
+        "`hf auth login` or set HF_TOKEN"
+    )
+
+
+def describe(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,87 @@
+"""The record of a run: `result.json`, strict JSON, written to a temporary name and renamed. Schema: docs/record.md."""
+
+import json
+import math
+import os
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from vggtq.errors import VggtqError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "result.json"
+
+KEYS = (
+    *("schema_version", "status", "error", "name", "command", "started", "seconds", "config", "config_hash"),
+    *(
+        "environment",
+        "scheme",
+        "model",
+        "dataset",
+        "layers",
+        "kept",
+        "backends",
+        "simulated",
+        "fidelity",
+        "geometry",
+    ),
+    *("size", "latency", "memory", "picture", "notes"),
+)
+
+
+def empty_record() -> dict[str, Any]:
+    """All keys, nothing known yet: what a run that fails at once leaves."""
+    return dict.fromkeys(KEYS) | {
+        "schema_version": SCHEMA_VERSION,
+        "status": "failed",
+        "seconds": {},
+        "notes": [],
+    }
+
+
+def error_entry(error: BaseException) -> dict[str, str]:
+    """The record's `error`. An interruption says so, since its own message is empty."""
+    message = str(error) or {"KeyboardInterrupt": "interrupted by the user"}.get(
+        type(error).__name__, repr(error)
+    )
+    trace = "".join(traceback.format_exception(error))
+    return {
+        "type": type(error).__name__,
+        "message": message,
+        "traceback": "" if isinstance(error, VggtqError) else trace,
+    }
+
+
+def write_record(record: dict[str, Any], folder: Path) -> Path:
+    """Writes `result.json` atomically: a reader sees the old file or the new one, never a part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(jsonable(record), indent=1, allow_nan=False, ensure_ascii=False)
+    path = folder / FILE_NAME
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".result-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def jsonable(value: Any) -> Any:
+    """Plain JSON values; NaN and infinities become null."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if hasattr(value, "item"):
+        return jsonable(value.item())
+    return str(value)

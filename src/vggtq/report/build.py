@@ -1,0 +1,165 @@
+"""Records in, files out: comparison.csv, comparison.md and the comprehensive json, txt and png."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vggtq.errors import ConfigError, DataError, did_you_mean
+from vggtq.report.frame import frame_of, record_row
+from vggtq.report.groups import group_rows
+from vggtq.report.i18n import LANGUAGES, Translate, translator
+from vggtq.report.recommend import recommend
+from vggtq.report.records import Collection, collect, read_record
+from vggtq.report.results import Report, results
+from vggtq.report.tables import group_markdown, summary_table, unreadable_markdown
+from vggtq.report.text import group_text, heading, unreadable_text, wrap
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_CHARTS = "comprehensive_visualizations"
+_log = logging.getLogger("vggtq.report")
+
+
+def build_report(folders: Sequence[Path], out: Path, lang: str = "en") -> Report:
+    """Merge every record below `folders` and write the report into `out`.
+
+    DataError if there is none; ConfigError for a folder that does not exist or an unknown language.
+    """
+    folders, out = [Path(folder) for folder in folders], Path(out)
+    _check(folders, out, lang)
+    found = collect(folders, skip=out)
+    if not found.records:
+        raise DataError(nothing_found(folders, found))
+    report = make_report(found, folders)
+    write_report(report, out, lang)
+    return report
+
+
+def _check(folders: Sequence[Path], out: Path, lang: str) -> None:
+    if lang not in LANGUAGES:
+        valid = " or ".join(LANGUAGES)
+        raise ConfigError(
+            f"report.lang={lang} is no language of the report; use {valid}{did_you_mean(lang, LANGUAGES)}"
+        )
+    for folder in folders:
+        if not folder.exists():
+            beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+            hint = did_you_mean(folder.name, (path.name for path in beside))
+            raise ConfigError(
+                f"folder {folder} does not exist; name folders that hold runs, such as outputs{hint}"
+            )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"report.out={out} is a file; name a folder for the report")
+
+
+def nothing_found(folders: Sequence[Path], found: Collection) -> str:
+    """The one line that says what is missing and which command makes it."""
+    where = ", ".join(map(str, folders))
+    if found.unreadable:
+        first = found.unreadable[0]
+        return (
+            f"no readable record below {where}: {len(found.unreadable)} result.json cannot be read, the first is "
+            f"{first.path} ({first.reason}); make records with: python -m vggtq.run"
+        )
+    return f"no result.json below {where}; every run leaves one, make some with: python -m vggtq.run"
+
+
+def make_report(found: Collection, folders: Sequence[Path] = ()) -> Report:
+    """Rows, groups and recommendations of the records, nothing written."""
+    groups = group_rows([record_row(record) for _, record in found.records])
+    frame = frame_of(row for group in groups for row in group.rows)
+    choices = {group.number: recommend(group.rows) for group in groups if group.number}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Report(frame, groups, choices, found.unreadable, found.superseded, list(folders), now)
+
+
+def summary_of(records: Iterable[Path | Mapping[str, Any]], lang: str = "en") -> "Table":
+    """The terminal table of some records, given as loaded or as the paths of their `result.json`."""
+    loaded = [read_record(record) if isinstance(record, Path) else dict(record) for record in records]
+    return summary_table(frame_of(map(record_row, loaded)), lang)
+
+
+def write_report(report: Report, out: Path, lang: str = "en") -> None:
+    """Write all files; each appears under its name only when it is complete."""
+    t = translator(lang)
+    out.mkdir(parents=True, exist_ok=True)
+    notes, charts = _write_charts(report, out, lang)
+    _write(report, out / "comparison.csv", lambda path: report.frame.to_csv(path, index=False))
+    _write_text(report, out / "comparison.md", _markdown(report, charts, t))
+    _write_text(report, out / "comprehensive_report.txt", _text(report, charts, notes, t))
+    strict = json.dumps(results(report, t), indent=1, ensure_ascii=False, allow_nan=False)
+    _write_text(report, out / "comprehensive_results.json", strict)
+
+
+def _write(report: Report, path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    report.files.append(path)
+
+
+def _write_text(report: Report, path: Path, content: str) -> None:
+    _write(report, path, lambda temporary: temporary.write_text(content + "\n", encoding="utf-8"))
+
+
+def _write_charts(report: Report, out: Path, lang: str) -> tuple[list[str], dict[int, str]]:
+    """One page per group with something to draw (at least one page); pages of an older report are removed."""
+    from vggtq.report.charts import save_charts
+    from vggtq.report.fonts import find_cjk_font
+
+    notes = []
+    if lang == "zh" and find_cjk_font() is None:
+        notes.append(translator(lang)("font_note"))
+        _log.warning("no font with Chinese characters is installed: the charts are in English")
+        lang = "en"
+    drawn = [group for group in report.groups if group.ok] or report.groups[:1]
+    charts = {}
+    for index, group in enumerate(drawn, start=1):
+        charts[group.number] = f"{_CHARTS}{f'_{index}' if index > 1 else ''}.png"
+        _write(report, out / charts[group.number], partial(save_charts, group, translator(lang)))
+    for old in out.glob(f"{_CHARTS}*.png"):
+        if old.name not in charts.values():
+            old.unlink()
+    return notes, charts
+
+
+def _markdown(report: Report, charts: Mapping[int, str], t: Translate) -> str:
+    parts = [f"# {t('title')}", _head(report, t)]
+    for group in report.groups:
+        parts.append(group_markdown(group, report.choices.get(group.number, []), charts.get(group.number), t))
+    parts.append("\n\n".join(t(name) for name in ("error_note", "speed_note", "truth_note")))
+    if report.unreadable:
+        parts.append(unreadable_markdown(report.unreadable, t))
+    return "\n\n".join(parts)
+
+
+def _head(report: Report, t: Translate) -> str:
+    lines = [t("counts", **report.counts())]
+    comparable = sum(1 for group in report.groups if group.number)
+    return "\n\n".join([*lines, *([t("groups_note", groups=comparable)] if comparable > 1 else [])])
+
+
+def _text(report: Report, charts: Mapping[int, str], notes: Sequence[str], t: Translate) -> str:
+    lines = [t("title"), t("generated", when=report.generated, folders=", ".join(map(str, report.folders)))]
+    lines += heading(t("overview"))
+    paragraphs = [
+        *_head(report, t).split("\n\n"),
+        *(t(f"{name}_note") for name in ("error", "speed", "truth")),
+        *notes,
+    ]
+    for paragraph in paragraphs:
+        lines += wrap(paragraph)
+    for group in report.groups:
+        lines += group_text(group, report.choices.get(group.number, []), charts.get(group.number), t)
+    if report.unreadable:
+        lines += unreadable_text(report.unreadable, t)
+    return "\n".join(lines)

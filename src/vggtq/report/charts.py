@@ -1,0 +1,238 @@
+"""Six charts of one comparison group on one page. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+
+Rows share one vertical order (FP32 on top, then by compression), so that a scheme is found at the same height in
+every chart. The size of the page grows with the number of rows. Nothing here uses pyplot: no global figure, no display.
+"""
+
+import logging
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vggtq.report.columns import MIB, OUTPUTS
+from vggtq.report.fonts import find_cjk_font
+from vggtq.report.frame import Row
+from vggtq.report.groups import Group
+from vggtq.report.i18n import Translate
+from vggtq.report.pareto_chart import draw_pareto
+from vggtq.report.recommend import is_timed
+from vggtq.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    finish,
+    literal,
+    log_axis,
+    note,
+    room,
+    short_name,
+    value_at,
+)
+from vggtq.report.wording import describe_group
+
+OUTPUT_STYLES = dict(
+    zip(OUTPUTS, ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "v"), (PINK, "P")), strict=True)
+)
+HATCH = "////"
+_FAILED_NAMED = 8
+_SLOTS = 4  # a single row would otherwise be drawn as bars as thick as the page
+
+
+def save_charts(group: Group, t: Translate, path: Path) -> None:
+    """Draw the successful rows of `group` into the PNG `path`."""
+    import matplotlib
+
+    settings: dict[Any, Any] = {"font.family": _families(group, t), "font.size": 9, "hatch.linewidth": 0.6}
+    settings |= {"axes.axisbelow": True, "axes.unicode_minus": False}
+    with matplotlib.rc_context(settings), _quiet_fonts():
+        figure = draw(group, t)
+        figure.savefig(path, format="png", dpi=110)
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """Chinese fonts often come in one weight only, about which matplotlib warns for every title."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _families(group: Group, t: Translate) -> list[str]:
+    words = t("overview") + "".join(str(row["title"]) for row in group.rows)
+    font = None if words.isascii() else find_cjk_font()
+    return ["DejaVu Sans", *([font] if font else [])]
+
+
+def draw(group: Group, t: Translate) -> Any:
+    """The figure, six charts in two lines of three."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    rows = group.ok
+    height = max(4.2, 1.9 + 0.34 * len(rows))
+    engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04)
+    figure = Figure(figsize=(19, 2 * height + 0.6), layout=engine)
+    FigureCanvasAgg(figure)
+    figure.suptitle(_headline(group, t), fontsize=11)
+    if not rows:
+        figure.text(0.5, 0.5, t("nothing"), ha="center", fontsize=16)
+        return figure
+    axes = figure.subplots(2, 3)
+    draw_size(axes[0, 0], rows, t)
+    draw_latency(axes[0, 1], rows, t)
+    draw_compression(axes[0, 2], rows, t)
+    draw_speedup(axes[1, 0], rows, t)
+    draw_errors(axes[1, 1], rows, t)
+    for axis in axes.flat[:5]:
+        _name_rows(axis, rows, named=axis in axes[:, 0])
+    draw_pareto(axes[1, 2], rows, t)
+    return figure
+
+
+def _headline(group: Group, t: Translate) -> str:
+    lines = [literal(describe_group(group, t))] if group.number else []
+    if group.failed:
+        names = [row["title"] for row in group.failed[:_FAILED_NAMED]]
+        more = ["…"] if len(group.failed) > _FAILED_NAMED else []
+        lines.append(
+            literal(textwrap.shorten(t("not_drawn", names=", ".join(names + more)), 180, placeholder=" …"))
+        )
+    return "\n".join(lines)
+
+
+def _name_rows(axis: Any, rows: Sequence[Row], named: bool) -> None:
+    """Row names at the left of a line of charts, FP32 on top, with faint bands that lead the eye."""
+    axis.set_ylim(max(len(rows), _SLOTS) - 0.5, -0.5)
+    axis.set_yticks(range(len(rows)), [short_name(row["title"]) for row in rows] if named else [])
+    axis.tick_params(axis="y", length=0)
+    for y in range(0, len(rows), 2):
+        axis.axhspan(y - 0.5, y + 0.5, color="#F3F3F3", zorder=0, linewidth=0)
+    axis.grid(axis="x", color="#D8D8D8", linewidth=0.6)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def draw_size(axis: Any, rows: Sequence[Row], t: Translate) -> None:
+    known = [(y, row["stored_bytes"] / MIB) for y, row in enumerate(rows) if row["stored_bytes"] is not None]
+    for y, row in enumerate(rows):
+        if row["stored_bytes"] is None:
+            note(axis, y, t("missing"))
+    for y, size in known:
+        axis.barh(y, size, 0.62, color=BLUE)
+        value_at(axis, size, y, f"{size:,.1f}")
+    room(axis, [size for _, size in known])
+    finish(axis, t("chart.size"), t("axis.mib"))
+
+
+def draw_compression(axis: Any, rows: Sequence[Row], t: Translate) -> None:
+    names = (("vs_fp32", "compression_vs_fp32", BLUE), ("vs_fp16", "compression_vs_fp16", SKY))
+    values = []
+    for side, (name, column, colour) in enumerate(names):
+        label: str | None = t(name)
+        for y, row in enumerate(rows):
+            if (value := row[column]) is None:
+                note(axis, y, t("missing"))
+                continue
+            values.append(value)
+            at = y - 0.19 + 0.38 * side
+            axis.barh(at, value, 0.36, color=colour, label=label)
+            value_at(axis, value, at, f"{value:.2f}×")
+            label = None
+    room(axis, values)
+    finish(axis, t("chart.compression"), t("axis.times"), columns=2)
+
+
+def draw_latency(axis: Any, rows: Sequence[Row], t: Translate) -> None:
+    seen: set[str] = set()
+    largest = []
+    for y, row in enumerate(rows):
+        if row["fp32.quantized_ms_median"] is None:
+            note(axis, y, t("no_data"))
+            continue
+        real = is_timed(row)
+        kind = t("quantized") if real else f"{t('quantized')}, {t('simulated')}"
+        styles: list[tuple[str, str, dict[str, Any]]] = [
+            ("reference", "FP32", {"color": GREY}),
+            ("quantized", kind, {"color": ORANGE} if real else _HATCHED),
+        ]
+        for side, (name, label, style) in enumerate(styles):
+            median, q25, q75 = (row[f"fp32.{name}_ms_{statistic}"] for statistic in ("median", "q25", "q75"))
+            spread = [[max(median - q25, 0)], [max(q75 - median, 0)]]
+            at = y - 0.19 + 0.38 * side
+            axis.barh(at, median, 0.36, label=None if label in seen else label, **style)
+            axis.errorbar(median, at, xerr=spread, color="black", linewidth=0.9, capsize=1.8)
+            value_at(axis, q75, at, f"{median:.3g}" if median < 1000 else f"{median:,.0f}")
+            seen.add(label)
+            largest.append(q75)
+    room(axis, largest)
+    finish(axis, t("chart.latency"), t("axis.ms"), columns=3)
+
+
+_HATCHED = {"facecolor": "white", "edgecolor": ORANGE, "hatch": HATCH, "linewidth": 0.8}
+
+
+def draw_speedup(axis: Any, rows: Sequence[Row], t: Translate) -> None:
+    seen: set[bool] = set()
+    highest = [1.2]
+    for y, row in enumerate(rows):
+        if (value := row["fp32.speedup"]) is None:
+            note(axis, y, t("no_data"))
+            continue
+        low, high = (row[f"fp32.speedup_{end}"] for end in ("q25", "q75"))
+        low, high = (value if low is None else low), (value if high is None else high)
+        real = is_timed(row)
+        label = None if real in seen else t("measured" if real else "simulated")
+        spread = [[max(value - low, 0)], [max(high - value, 0)]]
+        colour = BLUE if real else GREY
+        axis.errorbar(value, y, xerr=spread, fmt="o", color=colour, markerfacecolor=colour if real else "white",
+                      linestyle="none", capsize=3, markersize=7, label=label)  # fmt: skip
+        words = f"{value:.2f}×" + ("" if real else f" ({t('simulated')})")
+        slower = value < 1  # its number stands at the left, off the line at 1.0
+        value_at(axis, min(low, value) if slower else max(high, value), y, words, left=slower)
+        seen.add(real)
+        highest.append(max(high, value))
+    axis.axvline(1.0, color="black", linewidth=0.9, linestyle="--")
+    room(axis, highest, 0.3)
+    finish(axis, t("chart.speedup"), t("axis.speedup"), columns=2)
+
+
+def draw_errors(axis: Any, rows: Sequence[Row], t: Translate) -> None:
+    """Five markers a row; an error of 0 sits on a mark of its own, one decade left of the smallest."""
+    columns = [f"{output}.relative_error" for output in OUTPUTS]
+    zero = log_axis(axis, [row[column] for row in rows for column in (*columns, "mean_relative_error")])
+    for index, (output, column) in enumerate(zip(OUTPUTS, columns, strict=True)):
+        colour, marker = OUTPUT_STYLES[output]
+        points = [
+            (y + 0.13 * (index - 2), row[column]) for y, row in enumerate(rows) if row[column] is not None
+        ]
+        if points:
+            ys, errors = zip(*points, strict=True)
+            axis.scatter(
+                [e or zero for e in errors], ys, s=30, color=colour, marker=marker, label=output, zorder=3
+            )
+    means = [
+        (y, row["mean_relative_error"])
+        for y, row in enumerate(rows)
+        if row["mean_relative_error"] is not None
+    ]
+    if means:
+        ys, errors = zip(*means, strict=True)
+        axis.scatter(
+            [e or zero for e in errors], ys, s=130, color="black", marker="|", label=t("mean"), zorder=2
+        )
+    for y, row in enumerate(rows):
+        if row["non_finite"]:
+            note(axis, y, t("non_finite"))
+        elif all(row[column] is None for column in columns):
+            note(axis, y, t("no_data"))
+    finish(axis, t("chart.error"), t("axis.error"), columns=3)

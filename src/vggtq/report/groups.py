@@ -1,0 +1,88 @@
+"""Comparison groups: only runs of the same weights, on the same images, on the same device, stand side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vggtq.report.frame import Row, number
+
+KEY = ("fingerprint", "scenes_hash", "device", "hardware")  # two CPUs are both called "cpu"
+_HINTS = (*KEY, "model", "dataset")  # what a run that failed early may still know
+
+
+@dataclass(frozen=True)
+class Group:
+    """Comparable rows, FP32 first and then by compression, failed ones last; `number` 1 is the main group.
+
+    Group 0 collects failed runs that ended too early to tell where they belong.
+    """
+
+    number: int
+    rows: list[Row]
+
+    @property
+    def ok(self) -> list[Row]:
+        return [row for row in self.rows if row["status"] == "ok"]
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.rows if row["status"] != "ok"]
+
+    def first(self, column: str) -> str | None:
+        """The first value known in the group."""
+        return next((row[column] for row in self.rows if row[column] is not None), None)
+
+
+def group_rows(rows: Sequence[Row]) -> list[Group]:
+    """Groups in order of importance: most successful runs first, then the newest. Adds `group` and `title` to rows."""
+    members: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        if row["status"] == "ok" or all(row[name] is not None for name in KEY):
+            members.setdefault(tuple(row[name] for name in KEY), []).append(row)
+    strays = [row for row in rows if not any(row is other for group in members.values() for other in group)]
+    homeless = [row for row in strays if not _adopt(row, list(members.values()))]
+    ordered = sorted(members.values(), key=_importance, reverse=True)
+    numbered = list(enumerate(ordered, start=1)) + ([(0, homeless)] if homeless else [])
+    return [_finish(index, group) for index, group in numbered]
+
+
+def _adopt(row: Row, groups: list[list[Row]]) -> bool:
+    """Put a run that failed early into the one group that nothing it knows contradicts."""
+    fitting = [
+        group for group in groups if all(row[hint] is None or row[hint] == group[0][hint] for hint in _HINTS)
+    ]
+    if len(fitting) == 1:
+        fitting[0].append(row)
+    return len(fitting) == 1
+
+
+def _importance(group: list[Row]) -> tuple[int, str]:
+    return sum(row["status"] == "ok" for row in group), max(row["started"] or "" for row in group)
+
+
+def _finish(index: int, rows: list[Row]) -> Group:
+    rows = sorted(rows, key=_order)
+    for row, title in zip(rows, unique_titles(rows), strict=True):
+        row |= {"group": index, "title": title}
+    return Group(index, rows)
+
+
+def _order(row: Row) -> tuple[bool, float, str, str]:
+    return (
+        row["status"] != "ok",
+        number(row["compression_vs_fp32"]) or 0.0,
+        row["label"],
+        row["config_hash"] or "",
+    )
+
+
+def unique_titles(rows: Sequence[Row]) -> list[str]:
+    """Each row's label; where two would be called the same, the run's name or its hash is added."""
+    titles = [row["label"] for row in rows]
+    for extra in ("name", "config_hash"):
+        titles = [
+            f"{title} ({row[extra]})"
+            if titles.count(title) > 1 and row[extra] and row[extra] != title
+            else title
+            for title, row in zip(titles, rows, strict=True)
+        ]
+    return titles

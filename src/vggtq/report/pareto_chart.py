@@ -1,0 +1,82 @@
+"""Error against compression with the Pareto front: who is beaten on both, and who is not."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vggtq.report.frame import Row
+from vggtq.report.i18n import Translate
+from vggtq.report.recommend import pareto_front
+from vggtq.report.style import BLUE, GREY, finish, log_axis, short_name
+
+_ALL_NAMED = 10  # with more rows only those on the front are named
+_ANGLES = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0))
+_DISTANCES = (7, 16, 28, 44, 62)  # points
+
+
+def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
+    points = [
+        (row["compression_vs_fp32"], row["mean_relative_error"], row["title"])
+        for row in rows
+        if row["compression_vs_fp32"] is not None and row["mean_relative_error"] is not None
+    ]
+    axis.grid(color="#D8D8D8", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_ylabel(t("axis.mean_error"))
+    if not points:
+        axis.text(0.5, 0.5, t("no_data"), transform=axis.transAxes, ha="center", color="#666666")
+        finish(axis, t("chart.pareto"), t("axis.compression"))
+        return
+    zero = log_axis(axis, [error for _, error, _ in points], "y")
+    shown = [(compression, error or zero) for compression, error, _ in points]
+    front = pareto_front([(compression, error) for compression, error, _ in points])
+    others = [i for i in range(len(points)) if i not in front]
+    if others:
+        xs, ys = zip(*(shown[i] for i in others), strict=True)
+        axis.scatter(xs, ys, s=36, facecolor="white", edgecolor=GREY, label=t("dominated"), zorder=3)
+    xs, ys = zip(*(shown[i] for i in front), strict=True)
+    # whoever needs a compression between two points has to take the next one and its error: steps, not slopes
+    axis.step(xs, ys, where="pre", color=BLUE, linewidth=1.2, zorder=2)
+    axis.scatter(xs, ys, s=48, color=BLUE, label=t("front"), zorder=4)
+    axis.set_xlim(left=0, right=max(compression for compression, _ in shown) * 1.2)
+    finish(axis, t("chart.pareto"), t("axis.compression"), columns=2)
+    named = front + (others if len(points) <= _ALL_NAMED else [])
+    _name_points(axis, shown, [(i, short_name(points[i][2], 18)) for i in named])
+
+
+def _name_points(axis: Any, shown: Sequence[tuple[float, float]], names: Sequence[tuple[int, str]]) -> None:
+    """Put each name at the nearest place around its point that is free; a name without one is left out."""
+    from matplotlib.text import Text
+
+    figure = axis.figure
+    renderer = figure.canvas.get_renderer()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # names are placed in pixels: what is laid out now has to stay
+    frame = axis.get_window_extent()
+    taken = [_around(axis.transData.transform(point)) for point in shown]
+    for i, name in names:
+        for dx, dy in ((dx * d, dy * d) for d in _DISTANCES for dx, dy in _ANGLES):
+            text = axis.annotate(
+                name,
+                shown[i],
+                (dx, dy),
+                textcoords="offset points",
+                fontsize=8,
+                ha={1: "left", 0: "center", -1: "right"}[(dx > 0) - (dx < 0)],
+                va={1: "bottom", 0: "center", -1: "top"}[(dy > 0) - (dy < 0)],
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6}
+                if max(abs(dx), abs(dy)) > 16
+                else None,
+            )
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer).padded(1)  # the words without their arrow
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _around(pixel: Sequence[float], radius: float = 6.0) -> Any:
+    from matplotlib.transforms import Bbox
+
+    return Bbox([[pixel[0] - radius, pixel[1] - radius], [pixel[0] + radius, pixel[1] + radius]])

@@ -1,0 +1,83 @@
+"""What a report consists of, and the same as strict JSON."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vggtq.report.columns import COLUMNS
+from vggtq.report.frame import Row, rows_of
+from vggtq.report.groups import Group
+from vggtq.report.i18n import Translate
+from vggtq.report.recommend import Choice
+from vggtq.report.records import Unreadable
+from vggtq.report.wording import describe_group, explain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Report:
+    """What `build_report` found and wrote; `frame` has one row per run, its columns as in `COLUMNS`."""
+
+    frame: "pd.DataFrame"
+    groups: list[Group]
+    choices: dict[int, list[Choice]]
+    unreadable: list[Unreadable]
+    superseded: int
+    folders: list[Path]
+    generated: str
+    files: list[Path] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        failed = sum(len(group.failed) for group in self.groups)
+        runs = sum(len(group.rows) for group in self.groups)
+        left_out = {"superseded": self.superseded, "unreadable": len(self.unreadable)}
+        return {"runs": runs, "ok": runs - failed, "failed": failed, **left_out}
+
+
+def results(report: Report, t: Translate) -> dict[str, Any]:
+    """The report as strict JSON: overview, columns, rows, recommendations, unreadable."""
+    groups = [_group_json(group, t) for group in report.groups]
+    return {
+        "overview": {
+            "generated": report.generated,
+            "folders": list(map(str, report.folders)),
+            **report.counts(),
+        }
+        | {"groups": groups},
+        "columns": COLUMNS,
+        "rows": rows_of(report.frame),
+        "recommendations": [
+            _choice_json(number, choice, t)
+            for number, choices in report.choices.items()
+            for choice in choices
+        ],
+        "unreadable": [{"path": str(item.path), "reason": item.reason} for item in report.unreadable],
+    }
+
+
+def _group_json(group: Group, t: Translate) -> dict[str, Any]:
+    shared = {
+        name: group.first(name)
+        for name in ("model", "weights", "fingerprint", "dataset", "scenes_hash", "device")
+    }
+    counts = {"ok": len(group.ok), "failed": len(group.failed)}
+    return {
+        "group": group.number,
+        "description": describe_group(group, t) if group.number else t("homeless"),
+    } | ({**shared, **counts} if group.number else dict(counts))
+
+
+def _choice_json(number: int, choice: Choice, t: Translate) -> dict[str, Any]:
+    row: Row = choice.row or {}
+    return {
+        "group": number,
+        "need": choice.need,
+        "label": row.get("title"),
+        "config_hash": row.get("config_hash"),
+        "basis": choice.basis,
+        "candidates": choice.candidates,
+        "excluded": choice.excluded,
+        "explanation": explain(choice, t),
+    }

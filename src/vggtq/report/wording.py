@@ -1,0 +1,109 @@
+"""Numbers and choices in words: what the tables, the text report and the JSON all say in the same way."""
+
+from collections.abc import Sequence
+
+from vggtq.report.columns import MIB
+from vggtq.report.frame import Row
+from vggtq.report.groups import Group
+from vggtq.report.i18n import Translate
+from vggtq.report.recommend import Choice, balanced_score, balanced_terms, speed_verdict
+
+DASH = "–"
+_NAMED = 3  # more names than this are counted, not listed
+
+
+def mib(value: float | None) -> str:
+    return DASH if value is None else f"{value / MIB:,.1f}"
+
+
+def fixed(value: float | None, digits: int = 2) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, as 0.0123 or 1.23e-06; whole numbers in full."""
+    return DASH if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def speedup(row: Row, reference: str = "fp32") -> str:
+    """`1.32× (1.28–1.36)`, with † if simulated."""
+    value = row[f"{reference}.speedup"]
+    if value is None:
+        return DASH
+    low, high = row[f"{reference}.speedup_q25"], row[f"{reference}.speedup_q75"]
+    spread = "" if low is None or high is None else f" ({low:.2f}{DASH}{high:.2f})"
+    return f"{value:.2f}×{spread}{'' if row['simulated'] is False else ' †'}"
+
+
+def beside(value: float | None, reference: float | None) -> str:
+    """`0.891 (0.895)`: the quantized model's value and the FP32 model's."""
+    return DASH if value is None and reference is None else f"{fixed(value, 3)} ({fixed(reference, 3)})"
+
+
+def grade(row: Row, t: Translate) -> str:
+    if row["non_finite"]:
+        return t("non_finite")
+    return t(row["grade"]) if row["grade"] else DASH
+
+
+def describe_group(group: Group, t: Translate) -> str:
+    """One line: which weights, images and device the rows of the group share."""
+    names = ("model", "weights", "fingerprint", "dataset", "scenes", "frames", "scenes_hash")
+    known = {name: group.first(name) or "?" for name in names}
+    known["fingerprint"] = str(known["fingerprint"])[:12]
+    hardware = group.first("hardware")
+    device = f"{group.first('device') or '?'}{f' ({hardware})' if hardware else ''}"
+    return t("group_line", device=device, **known)
+
+
+def group_notes(group: Group, t: Translate) -> list[str]:
+    notes = [t("random_note")] if group.first("weights") == "random" else []
+    threads = sorted({int(row["threads"]) for row in group.ok if row["threads"] is not None})
+    if len(threads) > 1:
+        notes.append(t("threads_note", threads=", ".join(map(str, threads))))
+    return notes
+
+
+def explain(choice: Choice, t: Translate) -> str:
+    """Why this row: the rule it won by, its numbers, what was left out, and the caveat of random weights."""
+    named = choice.basis in ("first", "second")
+    key = f"why.{choice.need}.{choice.basis}" if named else f"why.{choice.basis}"
+    parts = [t(key, n=choice.candidates) if named else t(key)]
+    if choice.row is not None:
+        parts += _evidence(choice, choice.row, t)
+    if choice.excluded:
+        reasons = (
+            t("excluded.item", rule=t(rule), names=_names(out, t)) for rule, out in choice.excluded.items()
+        )
+        parts.append(t("excluded", reasons=t("semicolon").join(reasons)))
+    return t("space").join(parts)
+
+
+def _evidence(choice: Choice, row: Row, t: Translate) -> list[str]:
+    parts = []
+    if choice.need == "balanced" and choice.basis != "reference":
+        parts.append(t("score", score=balanced_score(row), **balanced_terms(row)))
+    numbers = {
+        "size": mib(row["stored_bytes"]),
+        "compression": fixed(row["compression_vs_fp32"]),
+        "error": short(row["mean_relative_error"]),
+        "grade": grade(row, t),
+        "speed": t(f"speed.{speed_verdict(row)}", speedup=speedup(row)),
+    }
+    parts.append(t("evidence", **numbers))
+    for name, column in (("AUC@30", "pose.auc_30"), ("AbsRel", "depth.abs_rel")):
+        quantized, reference = (row[f"geometry.{side}.{column}"] for side in ("quantized", "reference"))
+        if quantized is not None:
+            values = {"quantized": fixed(quantized, 3), "reference": fixed(reference, 3)}
+            parts.append(t("evidence.truth", name=name, **values))
+    if row["weights"] == "random":
+        parts.append(t("random_short"))
+    return parts
+
+
+def _names(titles: Sequence[str], t: Translate) -> str:
+    return t("comma").join(titles) if len(titles) <= _NAMED else str(len(titles))
+
+
+def choice_name(choice: Choice, t: Translate) -> str:
+    return t("nobody") if choice.row is None else str(choice.row["title"])

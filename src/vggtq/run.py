@@ -1,0 +1,143 @@
+"""`python -m vggtq.run`: Hydra composes a configuration, `experiment.run` makes a record of it.
+
+python -m vggtq.run scheme=int4_group group_size=64
+python -m vggtq.run --multirun scheme=int4_group bits=4,8 group_size=32,64
+python -m vggtq.run +experiment=eight_schemes
+"""
+
+import logging
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from vggtq.config import CONF, compose, first_line, options, quote_numbers, register
+from vggtq.errors import VggtqError, did_you_mean
+from vggtq.experiment import run
+
+log = logging.getLogger(__name__)
+
+_failed: list[str] = []  # the reason why the single run of this process failed
+
+
+def main() -> NoReturn:
+    """Entry point; ends the process with 0, 1 after a failure, 130 after an interruption."""
+    sys.argv[1:] = quote_numbers(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # Hydra raises instead of printing, so that one line can be made of it
+    )
+    register()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except (VggtqError, HydraException, OmegaConfBaseException) as error:
+        if _wants_traceback():
+            raise
+        sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        print("interrupted; the record of the run says so", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(1 if _failed else 0)
+
+
+def task(cfg: DictConfig) -> None:
+    """One job of Hydra's. A failure is recorded and told in one line, and never ends a sweep."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    record = run(cfg, folder, _command(hydra_config))
+    shown = _relative(folder / "result.json")
+    if record["status"] == "failed":
+        error = record["error"]
+        hint = f"; the traceback is in {shown}" if error["traceback"] else f" (recorded in {shown})"
+        log.error("error: %s%s", error["message"].splitlines()[0], hint)
+        if hydra_config.verbose and error["traceback"]:
+            log.error(error["traceback"])
+        _failed.append(error["message"])
+        return
+    if record["picture"]:
+        log.info("picture %s", _relative(folder / record["picture"]))
+    log.info("record  %s", shown)
+    if hydra_config.mode != RunMode.MULTIRUN:
+        print_summary([record])
+
+
+def print_summary(records: list[dict[str, Any]]) -> None:
+    """The table that ends a run or a sweep."""
+    from rich.console import Console
+
+    from vggtq.report import summary_of
+
+    Console(width=None if sys.stdout.isatty() else 140).print(summary_of(records))
+
+
+def explain(error: BaseException) -> str:
+    """Hydra's and OmegaConf's messages in one line that names value, rule and remedy."""
+    text = str(error)
+    if isinstance(error, VggtqError):
+        return first_line(error)
+    if missing := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
+        return _explain_option(*missing.groups())
+    if unknown := re.search(
+        r"Could not override '([^']+)'|Key '([^']+)' is not in struct|Key '([^']+)' not in", text
+    ):
+        full = re.search(r"full_key: (\S+)", text)
+        return _explain_key(full.group(1) if full else next(filter(None, unknown.groups())))
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line]
+    return " ".join(dict.fromkeys(lines))
+
+
+def _explain_option(group: str, value: str) -> str:
+    choices = sorted(
+        options(group), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
+    )
+    line = f"{group}={value} is not one of {', '.join(choices)}{did_you_mean(value, choices)}"
+    if group == "group_size" and value.isdigit() and int(value) > 1:
+        return f"{line}; any other size is set by scheme.weights.group_size={value}"
+    if group == "group_size":
+        return f"{line}; a group has at least 2 weights, group_size=null gives one scale per row"
+    return line
+
+
+def _explain_key(key: str) -> str:
+    known = _keys(compose())
+    near = did_you_mean(key, known)
+    return f"{key} is not an option{near or '; python -m vggtq.run --help lists them'}"
+
+
+def _keys(node: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name in node:
+        keys.append(f"{prefix}{name}")
+        if isinstance(child := node._get_node(name), DictConfig) and not child._is_none():
+            keys += _keys(child, f"{prefix}{name}.")
+    return keys
+
+
+def _command(hydra_config: Any) -> str:
+    """The command that repeats this very job, also when it was one of a sweep."""
+    overrides = [
+        re.sub(r"^(\+?(?:bits|group_size)=)'([^']*)'$", r"\1\2", o) for o in hydra_config.overrides.task
+    ]
+    if any("experiment=" in override for override in overrides):
+        overrides.append("hydra.mode=RUN")  # an experiment would start its sweep again
+    return shlex.join(["python", "-m", "vggtq.run", *overrides])
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _wants_traceback() -> bool:
+    return any(argument.startswith("hydra.verbose=") for argument in sys.argv)
+
+
+if __name__ == "__main__":
+    main()

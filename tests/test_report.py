@@ -1,0 +1,376 @@
+"""Records in, files out: nothing undefined, simulated or incomparable may win, and no name may break a table."""
+
+import csv
+import io
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from report_records import change, failed, fp32, many, record, write
+from vggtq.errors import ConfigError, DataError
+from vggtq.report import COLUMNS, build_report, record_row, summary_of, summary_table
+from vggtq.report.columns import OUTPUTS
+from vggtq.report.frame import frame_of, quartiles, rows_of
+from vggtq.report.groups import group_rows
+from vggtq.report.i18n import TEXTS, translator
+from vggtq.report.recommend import Choice, balanced_score, pareto_front, recommend, speed_verdict
+from vggtq.report.records import collect
+from vggtq.report.tables import escape
+from vggtq.report.text import wrap
+from vggtq.report.wording import explain
+
+
+def choices(*records: dict) -> dict[str, Choice]:
+    (group,) = group_rows([record_row(made) for made in records])
+    return {choice.need: choice for choice in recommend(group.rows)}
+
+
+def winners(*records: dict) -> dict[str, str | None]:
+    return {need: choice.row and choice.row["label"] for need, choice in choices(*records).items()}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A report over ok, failed, duplicate, foreign and corrupt records of two groups, with hostile names."""
+    folder = tmp_path_factory.mktemp("outputs")
+    hostile = record("a|b <img> $x_1$ [red]\n`c`", 4, 0.03, 1.1)
+    stale = fp32(started="2026-11-01T10:00:00+00:00")
+    gpu = record("INT8 GPU", environment__device="cuda", environment__gpu="H200")
+    write(folder, [fp32(), record(), stale, hostile, failed(message="bad | value\nwith <b>"), gpu])
+    for name, content in {
+        "corrupt": "{",
+        "foreign": '{"accuracy": 1}',
+        "list": "[]",
+        "future": '{"schema_version": 2}',
+    }.items():
+        (folder / name).mkdir()
+        (folder / name / "result.json").write_text(content)
+    (folder / "binary").mkdir()
+    (folder / "binary" / "result.json").write_bytes(b"\xff\xfe\x00")
+    out = folder / "report"
+    write(out, [record("from an old report")])
+    build_report([folder], out)
+    return folder, out
+
+
+def strict(path: Path) -> dict:
+    def refuse(token: str) -> None:
+        raise AssertionError(f"{token} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_what_is_not_a_record_is_listed_with_its_reason(mixed: tuple[Path, Path]) -> None:
+    results = strict(mixed[1] / "comprehensive_results.json")
+    reasons = {Path(item["path"]).parent.name: item["reason"] for item in results["unreadable"]}
+    assert reasons.keys() == {"corrupt", "foreign", "list", "future", "binary"}
+    assert "JSON" in reasons["corrupt"] and "schema_version 2" in reasons["future"]
+
+
+def test_overview_counts_runs_and_superseded_ones_and_skips_the_report_itself(
+    mixed: tuple[Path, Path],
+) -> None:
+    overview = strict(mixed[1] / "comprehensive_results.json")["overview"]
+    counts = {name: overview[name] for name in ("runs", "ok", "failed", "superseded", "unreadable")}
+    assert counts == {"runs": 5, "ok": 4, "failed": 1, "superseded": 1, "unreadable": 5}
+
+
+def test_devices_are_compared_apart(mixed: tuple[Path, Path]) -> None:
+    results = strict(mixed[1] / "comprehensive_results.json")
+    assert [group["device"] for group in results["overview"]["groups"][:2]] == ["cpu", "cuda"]
+    assert {choice["label"] for choice in results["recommendations"] if choice["group"] == 2} == {"INT8 GPU"}
+    assert (mixed[1] / "comprehensive_visualizations_2.png").exists()
+    assert "comparable only within" in (mixed[1] / "comprehensive_report.txt").read_text(encoding="utf-8")
+
+
+def test_markdown_rows_have_as_many_cells_as_their_heading(mixed: tuple[Path, Path]) -> None:
+    markdown = (mixed[1] / "comparison.md").read_text(encoding="utf-8")
+    for table in re.findall(r"(?:^\|.*\n)+", markdown + "\n", flags=re.MULTILINE):
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(cells) == 1
+    assert r"a\|b &lt;img&gt; $x_1$ \[red\] \`c\`" in markdown and "<b>" not in markdown
+    assert "0.900" in markdown and r"bad \| value with" in markdown
+
+
+def test_no_temporary_file_is_left(mixed: tuple[Path, Path]) -> None:
+    assert not list(mixed[1].glob(".*"))
+
+
+def test_csv_holds_the_values_of_the_records(tmp_path: Path) -> None:
+    made = [fp32(), record("third", 4, 1 / 3)]
+    build_report([write(tmp_path / "runs", made)], tmp_path / "out")
+    with (tmp_path / "out" / "comparison.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["label"]: row for row in csv.DictReader(file)}
+    third, values = made[1], rows["third"]
+    assert list(values) == list(COLUMNS)
+    assert float(values["depth.mae"]) == third["fidelity"]["depth"]["mae"]
+    assert float(values["compression_vs_fp32"]) == third["size"]["compression_vs_fp32"]
+    assert int(values["stored_bytes"]) == third["size"]["stored_bytes"]
+    milliseconds = third["latency"]["references"]["fp32"]["quantized_ms"]
+    assert float(values["fp32.quantized_ms_median"]) == statistics.median(milliseconds)
+    assert (rows["FP32"]["depth.psnr"], rows["FP32"]["depth.identical"]) == ("", "True")
+
+
+def test_charts_differ_from_blank_paper_in_all_six_places(mixed: tuple[Path, Path]) -> None:
+    pixels = np.asarray(Image.open(mixed[1] / "comprehensive_visualizations.png").convert("L"))
+    height, width = pixels.shape
+    for top in (0, height // 2):
+        for left in (0, width // 3, 2 * width // 3):
+            part = pixels[top : top + height // 2, left : left + width // 3]
+            assert (part < 200).mean() > 0.003
+
+
+def test_only_failed_runs_still_make_a_report(tmp_path: Path) -> None:
+    report = build_report([write(tmp_path / "runs", [failed()])], tmp_path / "out")
+    assert all(path.exists() for path in report.files)
+    assert all(choice.row is None for found in report.choices.values() for choice in found)
+
+
+def test_charts_of_an_older_report_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "comprehensive_visualizations_7.png").touch()
+    build_report([write(tmp_path / "runs", [failed()])], tmp_path)
+    assert not (tmp_path / "comprehensive_visualizations_7.png").exists()
+
+
+def test_newest_run_of_an_experiment_stands_for_it(tmp_path: Path) -> None:
+    newer = record(name="newer", started="2026-11-02T12:00:00+02:00")
+    newest = record(name="newest", started="2026-11-02T10:00:01Z")
+    other = record(name="other weights", model__fingerprint="e" * 16)
+    found = collect([write(tmp_path, [newest, newer, other])])
+    assert sorted(made["name"] for _, made in found.records) == ["newest", "other weights"]
+    assert found.superseded == 1
+
+
+def test_a_later_success_replaces_a_run_that_failed_before_its_model_was_loaded(tmp_path: Path) -> None:
+    early = failed("INT8 per channel") | {"model": None, "started": "2026-11-01T10:00:00Z"}
+    found = collect([write(tmp_path, [early, record()])])
+    assert [made["status"] for _, made in found.records] == ["ok"]
+
+
+def test_a_run_that_failed_early_joins_the_only_group_it_can_belong_to() -> None:
+    early = record_row(failed() | {"model": None, "dataset": None})
+    cpu = record_row(record())
+    assert [len(group.rows) for group in group_rows([cpu, early])] == [2]
+    gpu = record_row(record("GPU", environment__device="cuda"))
+    assert {group.number: len(group.rows) for group in group_rows([cpu, gpu, early])} == {1: 2, 2: 1}
+    nowhere = record_row(failed() | {"model": None, "dataset": None, "environment": None})
+    assert group_rows([cpu, gpu, nowhere])[-1].number == 0
+
+
+def test_other_images_are_another_group_but_another_folder_name_is_not() -> None:
+    scene = record()["dataset"]["scenes"][0]
+    same = record("b", dataset__scenes=[{**scene, "name": "elsewhere"}])
+    other = record("c", dataset__scenes=[{**scene, "images_sha256": "b" * 64}])
+    assert len(group_rows([record_row(made) for made in (record("a"), same)])) == 1
+    assert len(group_rows([record_row(made) for made in (record("a"), other)])) == 2
+
+
+def test_headline_error_is_the_mean_over_all_five_outputs_or_nothing() -> None:
+    errors = dict(zip(OUTPUTS, (0.0, 0.1, 0.2, 0.3, 0.4), strict=True))
+    row = record_row(record(error=errors))
+    assert row["mean_relative_error"] == pytest.approx(0.2)
+    assert row["grade"] == "poor"
+    missing = record_row(record(fidelity__depth__relative_error=None))
+    assert missing["mean_relative_error"] is None
+    infinite = record_row(record(fidelity__depth__non_finite=3))
+    assert infinite["mean_relative_error"] is None and infinite["non_finite"] == 3
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.0", True, 10**400])
+def test_an_undefined_error_never_wins(value: object) -> None:
+    broken = record("broken", 2, 1e-6, fidelity__depth__relative_error=value)
+    assert winners(broken, record("sound"))["accuracy"] == "sound"
+    assert winners(broken, record("sound"))["balanced"] == "sound"
+
+
+def test_a_model_that_puts_out_nan_wins_nothing() -> None:
+    broken = record("broken", 2, 1e-6, 9.0, fidelity__world_points__non_finite=1)
+    assert set(winners(broken, record("sound")).values()) == {"sound"}
+
+
+def test_failed_runs_never_win() -> None:
+    crashed = record("crashed", 2, 0.0, 9.0) | {"status": "failed"}
+    assert set(winners(crashed, record("sound")).values()) == {"sound"}
+
+
+@pytest.mark.parametrize("changes", [{"simulated": True}, {"backends": {"reference": 1}}, {"latency": None}])
+def test_simulated_or_missing_speed_never_wins_and_earns_no_credit(changes: dict) -> None:
+    fast = change(record("unreal", speedup=9.0), **changes)
+    assert winners(fast, record("real", speedup=1.2))["fastest"] == "real"
+    assert choices(fast)["fastest"].row is None
+    slow = change(record("unreal", speedup=0.5), **changes)
+    assert balanced_score(record_row(fast)) == balanced_score(record_row(slow))
+
+
+@pytest.mark.parametrize(
+    ("speedup", "spread", "verdict"),
+    [(1.3, 0.1, "faster"), (1.3, 0.4, "same"), (0.7, 0.1, "slower"), (0.9, 0.2, "same")],
+)
+def test_faster_is_only_what_lies_above_one_with_its_quartiles(
+    speedup: float, spread: float, verdict: str
+) -> None:
+    made = record(speedup=speedup, spread=spread)
+    assert speed_verdict(record_row(made)) == verdict
+    assert (choices(made)["fastest"].row is not None) == (verdict == "faster")
+
+
+def test_without_a_winner_the_rule_that_left_everyone_out_is_named() -> None:
+    choice = choices(fp32(), record("INT8", speedup=1.01))["fastest"]
+    assert choice.excluded == {"rule.compressed": ["FP32"], "rule.faster": ["INT8"]}
+    assert "quartile interval not above 1.0 (INT8)" in explain(choice, translator("en"))
+
+
+def test_production_takes_the_best_compression_that_is_good_then_acceptable() -> None:
+    good, acceptable, poor = record("good", 8, 0.004), record("fair", 4, 0.03), record("poor", 2, 0.9)
+    assert winners(good, acceptable, poor)["production"] == "good"
+    relaxed = choices(acceptable, poor)["production"]
+    assert relaxed.basis == "second" and relaxed.row is not None and relaxed.row["label"] == "fair"
+    assert "No row is graded good" in explain(relaxed, translator("en"))
+
+
+def test_fp32_stands_in_only_where_no_compressed_row_qualifies() -> None:
+    assert "FP32" not in winners(fp32(), record()).values()
+    assert winners(fp32(), record(bits=2, error=0.9))["production"] == "FP32"
+    alone = choices(fp32())
+    assert [need for need, choice in alone.items() if choice.row] == ["production", "smallest", "balanced"]
+    assert alone["smallest"].basis == "reference"
+    assert "uncompressed FP32 model" in explain(alone["smallest"], translator("en"))
+
+
+def test_random_weights_carry_their_caveat() -> None:
+    choice = choices(record(model__weights="random"))["accuracy"]
+    assert "say nothing about reconstruction quality" in explain(choice, translator("en"))
+
+
+def test_recommendations_do_not_depend_on_the_order_of_the_records() -> None:
+    records = many(12)
+    assert winners(*records) == winners(*records[::-1])
+
+
+coordinates = st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5, math.nan])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(coordinates, coordinates), max_size=8))
+def test_pareto_front_is_what_brute_force_finds(points: list[tuple[float, float]]) -> None:
+    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a[0] >= b[0] and a[1] <= b[1] and a != b
+
+    valid = [i for i, point in enumerate(points) if not any(map(math.isnan, point))]
+    expected = {i for i in valid if not any(beats(points[j], points[i]) for j in valid)}
+    front = pareto_front(points)
+    assert set(front) == expected and len(front) == len(expected)
+    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=30))
+def test_escaped_names_stay_in_their_cell(name: str) -> None:
+    escaped = escape(name)
+    assert len(escaped.splitlines()) <= 1 and "<" not in escaped
+    assert not re.search(r"(?<!\\)(?:\\\\)*\|", escaped)
+
+
+def test_frame_and_rows_are_the_same_data() -> None:
+    rows = [record_row(made) for made in (fp32(), failed(), record())]
+    assert rows_of(frame_of(rows)) == rows
+    assert list(frame_of([]).columns) == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "place", ["size", "latency", "fidelity", "geometry", "dataset", "scheme", "environment"]
+)
+def test_a_record_with_a_broken_part_keeps_the_rest(place: str) -> None:
+    row = record_row(change(record(), **{place: "nonsense"}))
+    assert row["status"] == "ok" and row["model"] == "vggt_small"
+
+
+def test_quartiles_ignore_what_is_no_number() -> None:
+    assert quartiles([3.0, None, 1.0, 2.0, "x"]) == (1.5, 2.0, 2.5)
+    assert quartiles([]) == quartiles(None) == (None, None, None)
+
+
+def test_summary_tables_print_names_as_they_are() -> None:
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(summary_of([record("[red]a[/red]"), failed("b", "no [bold]")]))
+    console.print(summary_table(frame_of([record_row(fp32())]), "zh"))
+    printed = console.export_text()
+    assert "[red]a[/red]" in printed and "no [bold]" in printed and "平均相对误差" in printed
+
+
+def test_chinese_report_has_chinese_headings_and_latin_metrics(tmp_path: Path) -> None:
+    build_report([write(tmp_path / "runs", [fp32(), record()])], tmp_path / "out", "zh")
+    markdown = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    report = (tmp_path / "out" / "comprehensive_report.txt").read_text(encoding="utf-8")
+    assert "生产部署" in markdown and "PSNR" in markdown and "INT8 per channel" in markdown
+    assert "全部指标" in report and "Recommend" not in report
+
+
+def test_without_a_chinese_font_charts_are_english_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vggtq.report.fonts.find_cjk_font", lambda: None)
+    build_report([write(tmp_path / "runs", [failed()])], tmp_path / "out", "zh")
+    assert "charts are in English" in caplog.text
+    assert "图表改用英文" in (tmp_path / "out" / "comprehensive_report.txt").read_text(encoding="utf-8")
+
+
+def test_every_text_takes_the_same_values_in_both_languages() -> None:
+    for english, chinese in TEXTS.values():
+        fields = [set(re.findall(r"{(\w+)", text)) for text in (english, chinese)]
+        assert fields[0] == fields[1]
+
+
+def test_long_lines_are_wrapped_without_losing_a_character() -> None:
+    text = "平均相对误差：五个输出的算术平均，" * 8 + " and some words" * 12
+    assert "".join("".join(wrap(text)).split()) == "".join(text.split())
+    assert max(map(len, wrap(text))) <= 100
+
+
+def test_errors_of_the_python_entry(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"python -m vggtq\.run"):
+        build_report([tmp_path], tmp_path / "out")
+    with pytest.raises(ConfigError, match="does not exist"):
+        build_report([tmp_path / "nowhere"], tmp_path / "out")
+    with pytest.raises(ConfigError, match="use en or zh"):
+        build_report([tmp_path], tmp_path / "out", "fr")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["report.lnag=zh"], 2, "did you mean report.lang?"),
+        (["--lang", "zh"], 2, "unknown option --lang"),
+        (["nowhere"], 2, "folder nowhere does not exist"),
+        ([], 1, "python -m vggtq.run"),
+    ],
+)
+def test_command_line_errors_are_one_line(
+    arguments: list[str], status: int, words: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "vggtq.report", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
+def test_command_line_writes_a_report_without_importing_torch(tmp_path: Path) -> None:
+    write(tmp_path / "outputs", [fp32(), record()])
+    program = "import sys; from vggtq.report.__main__ import main; print(main([]), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 False"
+    assert "INT8 per channel" in done.stdout
+    assert (tmp_path / "outputs/report/comprehensive_visualizations.png").stat().st_size > 10_000
