@@ -26,6 +26,14 @@ PACKAGE = Path(__file__).parent
 # In a wheel conf/ lies inside the package; in a checkout beside src/.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"
 
+# Keys at the top level that stand for a key of the data set, and a data set that has it.
+SHORT_KEYS = {
+    "scene": ("scene", "eth3d"),
+    "scenes": ("count", "rooms"),
+    "frames": ("frames", "rooms"),
+    "size": ("size", "rooms"),
+}
+
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
 
@@ -78,7 +86,10 @@ class Config:
     dataset: Any = None
     device: Device = field(default_factory=Device)
     timing: Timing = field(default_factory=Timing)
-    scene: str | None = None  # short for dataset.scene, where the data set has scenes
+    scene: str | None = None  # short for dataset.scene, where scenes have names
+    scenes: int | None = None  # short for dataset.count; this and the next two where scenes are made to order
+    frames: int | None = None  # short for dataset.frames
+    size: list[int] | None = None  # height and width, pixels; short for dataset.size
     seed: int = 0
     depth_alignment: str = "median"
     picture_frames: int = 3
@@ -103,10 +114,12 @@ def validated(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(first_line(error)) from error
     assert isinstance(config, Config)
-    if config.scene is not None and "scene" not in config.dataset:
-        raise ConfigError(
-            f"scene={config.scene}: dataset={config.dataset.get('name')} has no scenes; use dataset=eth3d"
-        )
+    for key, (field_name, dataset) in SHORT_KEYS.items():
+        value = getattr(config, key)
+        if value is not None and field_name not in config.dataset:
+            raise ConfigError(
+                f"{key}={value}: dataset={config.dataset.get('name')} has no such choice; use dataset={dataset}"
+            )
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     return config

@@ -326,7 +326,9 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         if norm.isfinite():
             self.optimizer.step()
-        self._update_average()
+            self._update_average()
+        else:
+            log.warning("step %d: gradients are not finite, skipped", self.step)
         self.step += 1
         values = {name: part.item() for name, part in parts.items()}
         times = {"render_s": rendered - begin, "step_s": time.perf_counter() - begin}

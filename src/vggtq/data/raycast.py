@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PARALLEL = 1e-12
 ROOM, BOX, SPHERE, CYLINDER = 0, 1, 2, 3  # a room is a box seen from inside; cylinders stand along their y axis
 
 
@@ -88,8 +89,8 @@ def _interval(kind: int, origin: Tensor, direction: Tensor, half: Tensor) -> tup
 
 
 def _slabs(origin: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    # A ray parallel to a slab divides by zero: infinities of the right sign make it miss or pass.
-    inverse = 1 / direction
+    # A ray parallel to a slab would divide by zero, and inf − inf is NaN.
+    inverse = 1 / torch.where(direction.abs() < PARALLEL, PARALLEL, direction)
     middle, reach = -origin * inverse, half * inverse.abs()
     return middle - reach, middle + reach
 

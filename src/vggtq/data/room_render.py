@@ -92,7 +92,7 @@ def _shade(layout: Layout, solids: Solids, slot: Tensor, local: Tensor) -> Tenso
     faces = layout.faces.float().flatten(0, 2).index_select(0, index).T.contiguous()
     albedo = colours(faces, torch.stack([u, v]))
     normal = _normal(kind, relative, axis)
-    return albedo * _light(normal, lamp - local, kind, half - local.abs(), axis)
+    return (albedo * _light(normal, lamp - local, kind, half - local.abs(), axis)).clamp(max=1)
 
 
 def _largest(values: Tensor) -> Tensor:
