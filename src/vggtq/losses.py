@@ -66,4 +66,24 @@ def matching_loss(queries: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
     logits = torch.einsum("bhipd,bhjqd->bhipjq", queries, keys) / queries.shape[-1] ** 0.5
     own = torch.eye(frames, dtype=torch.bool)[None, :, None]
     wanted = targets.masked_fill(own, -1)[:, None].expand(-1, heads, -1, -1, -1)
-    return F.cross_entropy(logits.flatten(0, 4), wanted.flatten(), ignore_index=-1)
+    return _cross_entropy(logits, wanted)
+
+
+def reference_loss(queries: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of full attention: patches of later frames should look at their match in frame 0.
+
+    Restricted to one frame, attention may still spend nearly all of itself on the patch it starts from, and then no
+    displacement reaches the camera tokens. queries: (B, heads, S, P, d); keys: (B, heads, S, N, d) with the N − P
+    special tokens of a frame first, rotated both; targets: (B, S, P, S).
+    """
+    special, heads = keys.shape[3] - queries.shape[3], queries.shape[1]
+    logits = torch.einsum("bhipd,bhkd->bhipk", queries[:, :, 1:], keys.flatten(2, 3)) / keys.shape[-1] ** 0.5
+    first = targets[:, 1:, :, 0]
+    wanted = torch.where(first >= 0, first + special, -1)
+    return _cross_entropy(logits, wanted[:, None].expand(-1, heads, -1, -1))
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The mean over entries of `wanted` (...) that are not −1, of logits (..., N); 0 where there are none."""
+    total = F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=-1, reduction="sum")
+    return total / (wanted >= 0).sum().clamp(min=1)

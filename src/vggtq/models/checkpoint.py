@@ -20,6 +20,7 @@ from vggtq.models.weight_source import Kind, locate
 log = logging.getLogger(__name__)
 
 LICENSES = {
+    "package:vggt_mini": "Apache-2.0",
     "facebook/VGGT-1B": "CC BY-NC 4.0 (non-commercial)",
     "facebook/VGGT-1B-Commercial": "VGGT commercial licence (gated; accept it on the hub)",
 }
@@ -72,7 +73,7 @@ def load_weights_(
         fingerprint=fingerprint(model),
         revision=revision if found.kind == "hub" else None,
         commit=found.commit,
-        license=license_text if found.kind == "hub" else None,
+        license=license_text if found.kind in ("hub", "package") else None,
     )
 
 

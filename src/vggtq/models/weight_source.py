@@ -1,4 +1,4 @@
-"""Finds the files of a checkpoint: a local file, a local folder, or a repository of the Hugging Face hub."""
+"""Finds the files of a checkpoint: in this package, a local file or folder, or a repository of the Hugging Face hub."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,9 @@ INDEX = "model.safetensors.index.json"
 FOLDER_FILES = ("model.safetensors", INDEX, "model.pt", "pytorch_model.bin")
 REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-Kind = Literal["hub", "file", "folder", "random"]
+Kind = Literal["package", "hub", "file", "folder", "random"]
+PACKAGED = Path(__file__).parent / "weights"
+PACKAGE_PREFIX = "package:"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class WeightSource:
 
 def locate(source: str, revision: str | None) -> WeightSource:
     """Local paths win over hub names, as everywhere in the hub's own tools. Raises WeightsError."""
+    if source.startswith(PACKAGE_PREFIX):
+        return _in_package(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return WeightSource(_in_folder(path), path.resolve().name, "folder")
@@ -47,6 +51,14 @@ def locate(source: str, revision: str | None) -> WeightSource:
     # The hub's cache keeps each commit's files in a folder of its name.
     commit = downloaded.parent.name
     return WeightSource(downloaded, source, "hub", commit if COMMIT.fullmatch(commit) else None)
+
+
+def _in_package(source: str) -> WeightSource:
+    path = PACKAGED / f"{source.removeprefix(PACKAGE_PREFIX)}.safetensors"
+    if not path.is_file():
+        known = ", ".join(PACKAGE_PREFIX + p.stem for p in sorted(PACKAGED.glob("*.safetensors"))) or "none"
+        raise WeightsError(f"{source}: no such weights in this package; it has {known}")
+    return WeightSource(path, source, "package")
 
 
 def _in_folder(folder: Path) -> Path:
