@@ -5,6 +5,7 @@ Cameras start close together and spread over the first part of the training. Eve
 written; the same command continues from it. Ends by packing the averaged weights in half precision.
 """
 
+import copy
 import json
 import logging
 import math
@@ -29,6 +30,7 @@ from vggtq.data.rooms import scene_seed
 from vggtq.geometry import encode_pose
 from vggtq.losses import camera_loss, dense_loss, matching_loss, matching_targets, reference_loss
 from vggtq.evaluate_mini import held_out, quality
+from vggtq.models.aggregator import Aggregator
 from vggtq.models.initialize import initialize_
 from vggtq.models.positions import apply_rope, grid_embedding, rope_table
 from vggtq.models.vggt import VGGT, build
@@ -36,16 +38,21 @@ from vggtq.models.vit import LayerScale
 
 log = logging.getLogger(__name__)
 
+KEPT_BATCHES = 12  # rendered ones that may be used again
+
 
 @dataclass
 class Phase:
-    """A stretch of training at one image size. spread: how far cameras are apart, from its start to its end."""
+    """A stretch of training. spread: how far cameras are apart, from its start to its end."""
 
     steps: int
-    size: int  # pixels, square
+    sizes: list[int] = field(default_factory=lambda: [56])  # pixels, square; each batch draws one
     spread: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    only_matching: bool = False  # nothing but the attention of the first blocks is learned, several times faster
+    fresh: float = 0.5  # share of batches that are newly rendered
     max_frames: int = 6
     frames_per_step: int = 24  # over all scenes of a batch
+    dense_frames: int = 12  # of these, for how many depth and points are learned; cameras are for all
 
 
 @dataclass
@@ -55,7 +62,8 @@ class Weights:
     camera: float = 5.0
     depth: float = 1.0
     points: float = 1.0
-    matching: float = 0.2
+    reference: float = 0.5
+    matching: float = 0.5
 
 
 @dataclass
@@ -66,13 +74,12 @@ class TrainConfig:
     learning_rate: float = 6e-4
     final_learning_rate: float = 1e-5
     warmup_steps: int = 300
+    decay_share: float = 0.5  # of all steps, the last ones, in which the rate falls
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     ema_decay: float = 0.999
-    dense_frames: int = 12  # of a batch whose depth and points are predicted; the cameras of all are
-    matching_blocks: list[int] = field(default_factory=lambda: [1, 2])  # global blocks
+    matching_blocks: list[int] = field(default_factory=lambda: [0, 1])  # global blocks
     matching_heads: int = 2  # of each
-    fresh: float = 0.5  # share of batches that are newly rendered
     bfloat16: bool = True  # for linears and convolutions
     seed: int = 0
     threads: int = 1
@@ -128,7 +135,7 @@ class RoomStream:
         self.choice = random.Random(f"{config.seed}/{start}")
 
     def batch(self, phase: Phase, spread: float) -> Batch:
-        if not self.recent or self.choice.random() < self.config.fresh:
+        if not self.recent or self.choice.random() < phase.fresh:
             self._render(phase, spread)
         frames = self.choice.choice(self.recent)
         order = list(range(frames.images.shape[1]))
@@ -142,8 +149,17 @@ class RoomStream:
         self.next_scene += scenes
         # Some scenes of every stage have narrow baselines and some wide ones.
         layout = random_layout(seeds, count, spread * self.choice.uniform(0.6, 1.1))
-        frames = render(layout, (phase.size, phase.size), exact=False)
-        self.recent = [f for f in self.recent[-3:] if f.images.shape[-1] == phase.size] + [frames]
+        size = self.choice.choice(phase.sizes)
+        self.recent = [*self.recent[1 - KEPT_BATCHES :], render(layout, (size, size), exact=False)]
+
+
+def first_blocks(aggregator: Aggregator, count: int) -> Aggregator:
+    """The same modules, stopping after `count` pairs of blocks."""
+    shorter = copy.copy(aggregator)
+    shorter._modules = dict(aggregator._modules)
+    shorter.frame_blocks = aggregator.frame_blocks[:count]
+    shorter.global_blocks = aggregator.global_blocks[:count]
+    return shorter
 
 
 class AttentionTap:
@@ -151,6 +167,7 @@ class AttentionTap:
 
     def __init__(self, model: VGGT, blocks: list[int], heads: int) -> None:
         self.heads = heads
+        self.first_blocks = first_blocks(model.aggregator, max(blocks) + 1)
         self.queries: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         for i in blocks:
@@ -164,34 +181,39 @@ class AttentionTap:
 
         return hook
 
-    def loss(self, model: VGGT, batch: Batch) -> Tensor:
+    def loss(self, model: VGGT, batch: Batch) -> dict[str, Tensor]:
+        """`reference` and `matching`, each the mean over the blocks."""
         config = model.config.aggregator
         grid = (batch.size_hw[0] // config.patch_size, batch.size_hw[1] // config.patch_size)
         special, width = model.aggregator.patch_start_idx, config.embed_dim // config.num_heads
         rope = rope_table(grid, special, width, config.rope_freq, batch.images.device)
         frames = batch.images.shape[1]
         targets = matching_targets(batch.points, batch.depth, batch.poses, batch.intrinsics, config.patch_size)
-        losses = []
+        reference, matching = [], []
         for i in self.queries:
             q, k = (
                 apply_rope(t[i].float().unflatten(2, (frames, -1)), rope) for t in (self.queries, self.keys)
             )
             q = q[..., special:, :]
             # The first head learns to look from every frame at the first one, the others at every other frame.
-            losses.append(reference_loss(q[:, :1], k[:, :1], targets))
-            losses.append(matching_loss(q[:, 1:], k[:, 1:, ..., special:, :], targets))
-        return sum(losses, batch.images.new_zeros(())) / max(1, len(losses))
+            reference.append(reference_loss(q[:, :1], k[:, :1], targets))
+            matching.append(matching_loss(q[:, 1:], k[:, 1:, ..., special:, :], targets))
+        return {"reference": torch.stack(reference).mean(), "matching": torch.stack(matching).mean()}
 
 
-def losses(model: VGGT, tap: AttentionTap, batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
-    """The four parts, unweighted."""
+def losses(
+    model: VGGT, tap: AttentionTap, batch: Batch, config: TrainConfig, phase: Phase
+) -> dict[str, Tensor]:
+    """The parts of the loss, unweighted."""
     assert model.camera_head and model.depth_head and model.point_head
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-        tokens = model.aggregator(batch.images)
-        parts = {"matching": tap.loss(model, batch)}
+        tokens = (tap.first_blocks if phase.only_matching else model.aggregator)(batch.images)
+        parts = tap.loss(model, batch)
+    if phase.only_matching:
+        return parts
     encodings = model.camera_head(tokens[model.config.aggregator.depth - 1].float())
     parts["camera"] = camera_loss(encodings, batch.encoding())
-    chosen = torch.randperm(batch.images.shape[0] * batch.images.shape[1])[: config.dense_frames]
+    chosen = torch.randperm(batch.images.shape[0] * batch.images.shape[1])[: phase.dense_frames]
     picked = {i: t.flatten(0, 1)[chosen][None] for i, t in tokens.items()}
     special = model.aggregator.patch_start_idx
     for name, head, truth in (
@@ -239,10 +261,11 @@ def _show_positions(model: VGGT) -> None:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to the final rate."""
+    """Linear warm-up, a plateau, then half a cosine down to the final rate."""
     total = sum(phase.steps for phase in config.phases)
     warm = min(1.0, (step + 1) / config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+    start = total * (1 - config.decay_share)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, step - start) / (total - start))))
     return warm * (config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine)
 
 
@@ -316,7 +339,7 @@ class Trainer:
             recent.append(self._train_step(phase, spread))
             self.seconds = before + time.monotonic() - started
             if self.step % 50 == 0:
-                self._log({"spread": round(spread, 3), "size": phase.size, **_means(recent)})
+                self._log({"spread": round(spread, 3), **_means(recent)})
                 recent = []
             if self.step % self.config.evaluate_every == 0:
                 self._evaluate(phase)
@@ -336,7 +359,7 @@ class Trainer:
         rendered = time.perf_counter()
         # On a CPU the fused kernel's backward pass is slower than plain products for so few tokens.
         with sdpa_kernel(SDPBackend.MATH):
-            parts = losses(self.model, self.tap, batch, self.config)
+            parts = losses(self.model, self.tap, batch, self.config, phase)
         total = sum((getattr(self.config.weights, name) * part for name, part in parts.items()), torch.zeros(()))
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
@@ -360,9 +383,10 @@ class Trainer:
     def _evaluate(self, phase: Phase) -> None:
         """The averaged weights on 12 scenes of the calibration split, with cameras close together and far apart."""
         for spread in (0.4, 1.0):
-            key = (phase.size, spread)
+            size = phase.sizes[-1]
+            key = (size, spread)
             if key not in self.held_out:
-                self.held_out[key] = held_out("calibration", 0, 12, 4, (phase.size, phase.size), spread)
+                self.held_out[key] = held_out("calibration", 0, 12, 4, (size, size), spread)
             self._log({"evaluation": spread, **quality(self.average, self.held_out[key])})
 
     def _log(self, values: dict[str, Any]) -> None:
