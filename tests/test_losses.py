@@ -7,7 +7,8 @@ import torch
 
 from vggtq.data.room_layout import random_layout
 from vggtq.data.room_render import render
-from vggtq.losses import (
+from vggtq.training.batches import as_batch
+from vggtq.training.losses import (
     CONFIDENCE_ALPHA,
     HUBER_DELTA,
     ITERATION_DISCOUNT,
@@ -17,7 +18,6 @@ from vggtq.losses import (
     matching_targets,
     reference_loss,
 )
-from vggtq.train import as_batch
 
 PATCH = 14
 
@@ -74,7 +74,9 @@ def test_matches_agree_with_a_slow_projection() -> None:
             assert targets[0, i, p, i] == p
             for j in range(3):
                 if (match := int(targets[0, i, p, j])) >= 0:
-                    pixel = batch.intrinsics[0, j] @ (batch.poses[0, j, :, :3] @ point + batch.poses[0, j, :, 3])
+                    pixel = batch.intrinsics[0, j] @ (
+                        batch.poses[0, j, :, :3] @ point + batch.poses[0, j, :, 3]
+                    )
                     u, v = (pixel[:2] / pixel[2]).round().int().tolist()
                     assert match == (v // PATCH) * 5 + u // PATCH
                     checked += 1

@@ -165,7 +165,9 @@ def test_a_scene_does_not_depend_on_its_neighbours() -> None:
 def test_splits_and_seeds_share_no_scene() -> None:
     keys = {scene_seed(split, seed, index) for split in SPLITS for seed in range(4) for index in range(50)}
     assert len(keys) == len(SPLITS) * 4 * 50
-    pictures = [next(Rooms(count=1, frames=1, size=[56, 56], split=split).scenes()).images for split in SPLITS]
+    pictures = [
+        next(Rooms(count=1, frames=1, size=[56, 56], split=split).scenes()).images for split in SPLITS
+    ]
     assert not torch.equal(pictures[0], pictures[1])
     assert not torch.equal(pictures[1], pictures[2])
 
@@ -183,7 +185,11 @@ def test_contact_sheet_has_colour_above_depth() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"split": "tset"}, "did you mean"), ({"size": [100, 112]}, "multiples of 14"), ({"frames": 0}, "at least 1")],
+    [
+        ({"split": "tset"}, "did you mean"),
+        ({"size": [100, 112]}, "multiples of 14"),
+        ({"frames": 0}, "at least 1"),
+    ],
     ids=["split", "size", "frames"],
 )
 def test_bad_options_are_explained(change: dict[str, object], message: str) -> None:

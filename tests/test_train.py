@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vggtq.train import Phase, TrainConfig, Trainer, learning_rate, schedule, train
+from vggtq.train import Trainer, train
+from vggtq.training.config import Phase, TrainConfig, learning_rate, schedule
 
 TINY = {
     "aggregator": {"img_size": 56, "embed_dim": 32, "depth": 4, "num_heads": 2, "init_values": 1.0},

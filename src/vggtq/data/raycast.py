@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 PARALLEL = 1e-12
-ROOM, BOX, SPHERE, CYLINDER = 0, 1, 2, 3  # a room is a box seen from inside; cylinders stand along their y axis
+ROOM, BOX, SPHERE, CYLINDER = (
+    0,
+    1,
+    2,
+    3,
+)  # a room is a box seen from inside; cylinders stand along their y axis
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,9 @@ class Draws:
     """Uniform numbers in [0, 1), one independent stream per scene, handed out in order."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        streams = [torch.rand(DRAWS, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+        streams = [
+            torch.rand(DRAWS, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds
+        ]
         self._values, self._next = torch.stack(streams), 0
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
@@ -73,17 +75,41 @@ def random_layout(seeds: Sequence[int], frames: int, spread: float = 1.0) -> Lay
 def _furniture(draws: Draws, room: Tensor) -> Solids:
     """The room and everything in it; what a scene does without lies outside the room, where no ray sees it."""
     count = len(KINDS) - 1
-    low = torch.tensor([[0.3, 0.4, 0.2], [0.2, 0.2, 0.2], [0.2, 0.2, 0.2], [0.12, 0.12, 0.12], [0.4, 0.02, 0.4],
-                        [0.2] * 3, [0.15] * 3, [0.12, 0.3, 0.12], [0.15, 0.15, 0.15]])
-    high = torch.tensor([[0.7, 1.1, 0.4], [0.6, 0.45, 0.45], [0.45, 0.7, 0.45], [0.3, 0.3, 0.3], [0.8, 0.04, 0.8],
-                         [0.5] * 3, [0.35] * 3, [0.3, 1.2, 0.3], [0.45, 0.4, 0.45]])
+    low = torch.tensor(
+        [
+            [0.3, 0.4, 0.2],
+            [0.2, 0.2, 0.2],
+            [0.2, 0.2, 0.2],
+            [0.12, 0.12, 0.12],
+            [0.4, 0.02, 0.4],
+            [0.2] * 3,
+            [0.15] * 3,
+            [0.12, 0.3, 0.12],
+            [0.15, 0.15, 0.15],
+        ]
+    )
+    high = torch.tensor(
+        [
+            [0.7, 1.1, 0.4],
+            [0.6, 0.45, 0.45],
+            [0.45, 0.7, 0.45],
+            [0.3, 0.3, 0.3],
+            [0.8, 0.04, 0.8],
+            [0.5] * 3,
+            [0.35] * 3,
+            [0.3, 1.2, 0.3],
+            [0.45, 0.4, 0.45],
+        ]
+    )
     half = low + (high - low) * draws.uniform(0, 1, count, 3)
     is_round = torch.tensor([kind in (SPHERE, CYLINDER) for kind in KINDS[1:]])
     half[:, is_round, 2] = half[:, is_round, 0]
     is_sphere = torch.tensor([kind == SPHERE for kind in KINDS[1:]])
     half[:, is_sphere, 1] = half[:, is_sphere, 0]
     angle, radius = draws.uniform(0, 2 * math.pi, count), draws.uniform(0.25, 0.95, count)
-    centre = torch.stack([angle.cos() * radius, torch.ones_like(angle), angle.sin() * radius], -1) * room[:, None]
+    centre = (
+        torch.stack([angle.cos() * radius, torch.ones_like(angle), angle.sin() * radius], -1) * room[:, None]
+    )
     centre[..., 1] -= half[..., 1]
     # Every other box stands square to the walls.
     yaw = draws.uniform(-math.pi, math.pi, count)

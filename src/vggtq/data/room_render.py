@@ -68,7 +68,7 @@ def _colour(layout: Layout, focal: Tensor, size_hw: tuple[int, int], samples: in
     solids = _cast_to(layout.solids, torch.float32)
     rays = pixel_rays(size_hw, focal.float(), samples)
     hits = cast(solids, layout.centre.float(), layout.rotation.float(), rays)
-    batch, frames, _, count = hits.local.shape
+    batch, frames = hits.local.shape[:2]
     local = hits.local.transpose(1, 2).flatten(2).transpose(0, 1).flatten(1)  # (3, B·S·P)
     slot = torch.arange(batch, device=local.device)[:, None, None] * len(solids.kinds) + hits.solid
     colour = _shade(layout, solids, slot.flatten(), local)

@@ -39,10 +39,12 @@ def colours(faces: Tensor, uv: Tensor) -> Tensor:
     """Albedo (3, N) in [0, 1] of points uv (2, N) on their faces, metres. faces: (WIDTH, N)."""
     get = {name: faces[start : start + width] for name, (start, width) in COLUMNS.items()}
     seed = get["seed"][0].int()
-    turned = torch.stack([
-        get["turn"][0] * uv[0] - get["turn"][1] * uv[1],
-        get["turn"][1] * uv[0] + get["turn"][0] * uv[1],
-    ])
+    turned = torch.stack(
+        [
+            get["turn"][0] * uv[0] - get["turn"][1] * uv[1],
+            get["turn"][1] * uv[0] + get["turn"][0] * uv[1],
+        ]
+    )
     mix = _pattern(turned / get["scale"], get["pattern"][0], seed)
     colour = get["first"] + mix * (get["second"] - get["first"])
     cell = (uv / get["tile_scale"]).floor().int()

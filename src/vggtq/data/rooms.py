@@ -31,7 +31,9 @@ SAMPLES = 3  # squared: rays per pixel for colour
 def scene_seed(split: str, seed: int, index: int) -> int:
     """The integer a room is made from; injective, so splits and seeds are disjoint by construction."""
     if not (0 <= index < SCENES_PER_SEED and 0 <= seed < MAX_SEED):
-        raise ConfigError(f"rooms: seed {seed}, scene {index}; seeds go to {MAX_SEED}, scenes to {SCENES_PER_SEED}")
+        raise ConfigError(
+            f"rooms: seed {seed}, scene {index}; seeds go to {MAX_SEED}, scenes to {SCENES_PER_SEED}"
+        )
     return (seed * SCENES_PER_SEED + index) * len(SPLITS) + SPLITS.index(split)
 
 
@@ -48,11 +50,17 @@ class Rooms:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split} is not one of {', '.join(SPLITS)}{did_you_mean(self.split, SPLITS)}")
+            raise ConfigError(
+                f"dataset.split={self.split} is not one of {', '.join(SPLITS)}{did_you_mean(self.split, SPLITS)}"
+            )
         if len(self.size) != 2 or any(side < PATCH or side % PATCH for side in self.size):
-            raise ConfigError(f"dataset.size={self.size}: give [height, width], multiples of {PATCH}, e.g. [112, 112]")
+            raise ConfigError(
+                f"dataset.size={self.size}: give [height, width], multiples of {PATCH}, e.g. [112, 112]"
+            )
         if self.count < 1 or not 1 <= self.frames <= MAX_FRAMES:
-            raise ConfigError(f"dataset: {self.count} scenes of {self.frames} frames; use at least 1 and at most {MAX_FRAMES} frames")
+            raise ConfigError(
+                f"dataset: {self.count} scenes of {self.frames} frames; use at least 1 and at most {MAX_FRAMES} frames"
+            )
         scene_seed(self.split, self.seed, self.count - 1)
 
     def scenes(self) -> Iterator[Scene]:

@@ -21,7 +21,9 @@ def camera_loss(encodings: Sequence[Tensor], truth: Tensor) -> Tensor:
     """Scalar. encodings: one (B, S, 9) per iteration; truth: (B, S, 9)."""
     weights = [ITERATION_DISCOUNT ** (len(encodings) - 1 - i) for i in range(len(encodings))]
     losses = [F.huber_loss(e, truth, delta=HUBER_DELTA) / HUBER_DELTA for e in encodings]
-    return sum((w * loss for w, loss in zip(weights, losses, strict=True)), truth.new_zeros(())) / sum(weights)
+    return sum((w * loss for w, loss in zip(weights, losses, strict=True)), truth.new_zeros(())) / sum(
+        weights
+    )
 
 
 def dense_loss(predicted: Tensor, confidence: Tensor, truth: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def matching_targets(points: Tensor, depth: Tensor, poses: Tensor, intrinsics: T
 
     points: (B, S, H, W, 3) world; depth: (B, S, H, W); poses: (B, S, 3, 4); intrinsics: (B, S, 3, 3), pixels.
     """
-    batch, frames, height, width = depth.shape
+    frames, height, width = depth.shape[1:]
     centres = points[:, :, patch // 2 :: patch, patch // 2 :: patch].flatten(1, 3)  # (B, S·P, 3)
     camera = poses[..., :3] @ centres.mT[:, None] + poses[..., 3:]  # (B, S_j, 3, S_i·P)
     pixel = intrinsics @ camera
@@ -55,6 +57,20 @@ def matching_targets(points: Tensor, depth: Tensor, poses: Tensor, intrinsics: T
     visible = inside & ((seen - z).abs() < 0.05 * z)
     index = (v // patch) * (width // patch) + u // patch
     return torch.where(visible, index, -1).unflatten(2, (frames, -1)).permute(0, 2, 3, 1)
+
+
+def patch_geometry(points: Tensor, intrinsics: Tensor, patch: int) -> Tensor:
+    """What a patch's token should know about the surface at its centre: (B, S, P, 5).
+
+    Its world point (3) and where the first frame's image plane would show it (2), in units of half the image, ±2 at
+    most. points: (B, S, H, W, 3) world, the first camera's frame; intrinsics: (B, S, 3, 3).
+    """
+    height, width = points.shape[2:4]
+    centres = points[:, :, patch // 2 :: patch, patch // 2 :: patch].flatten(2, 3)
+    pixel = centres @ intrinsics[:, :1].mT
+    plane = pixel[..., :2] / pixel[..., 2:].clamp(min=0.05)
+    half = torch.tensor([width / 2, height / 2], device=points.device)
+    return torch.cat([centres, (plane / half - 1).clamp(-2, 2)], -1)
 
 
 def matching_loss(queries: Tensor, keys: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What training the small model takes beyond the network: data, losses, schedule."""
