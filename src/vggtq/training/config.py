@@ -24,7 +24,7 @@ class Phase:
 class Weights:
     """Of the parts of the loss."""
 
-    camera: float = 5.0
+    camera: float = 10.0
     depth: float = 1.0
     points: float = 1.0
     reference: float = 0.5
