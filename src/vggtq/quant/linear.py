@@ -56,8 +56,7 @@ class QuantLinear(nn.Module):
         return ()
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features)
-        return self.multiply(rows).unflatten(0, x.shape[:-1]) if x.ndim != 2 else self.multiply(rows)
+        return self.multiply(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """rows: (T, in_features). Returns (T, out_features) with the bias added."""
