@@ -1,6 +1,7 @@
 """The tree walk: what is replaced, what is kept, what is shared, and how many bytes it takes. On any module."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,31 @@ def test_group_sizes_that_do_not_divide_leave_a_shorter_tail() -> None:
         "g", Weights(bits=4, granularity="group", group_size=96, scale_dtype="float16"), layers=ALL
     )
     assert quantize_(model, scheme).layers[0].stored_bytes == 8 * 50 + 8 * 2 * 2
+
+
+def test_a_whole_vggt_with_its_tracker_survives_every_width() -> None:
+    from vggtq.models.initialize import initialize_
+    from vggtq.models.vggt import build
+
+    path = Path(__file__).parent / "fixtures" / "vggt_small.json"
+    model = build(json.loads(path.read_text())["config"])
+    initialize_(model, 0, lively=True)
+    generator = torch.Generator().manual_seed(0)
+    images, points = torch.rand(2, 3, 56, 56, generator=generator), torch.tensor([[10.0, 20.0], [40.0, 5.0]])
+    keys = ("pose_enc", "depth", "world_points", "track", "vis")
+    with torch.inference_mode():
+        expected = model(images, points)
+        errors = {}
+        for bits in (16, 8, 4):
+            twin = share_parameters(model)
+            names = [layer.name for layer in quantize_(twin, Scheme(weights=Weights(bits=bits))).layers]
+            out = twin(images, points)
+            errors[bits] = [float((out[k] - expected[k]).norm() / expected[k].norm()) for k in keys]
+    assert {n.rpartition(".")[2] for n in names if ".attn." in n and "updateformer" in n} == {
+        "in_proj",
+        "out_proj",
+    }
+    assert "track_head.tracker.updateformer.flow_head" not in names
+    assert max(errors[16]) < 1e-3
+    assert all(a < b < c for a, b, c in zip(errors[16], errors[8], errors[4], strict=True)), errors
+    assert max(errors[8]) < 0.05
