@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,8 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     select_layers(
         config.model.skeleton(), config.scheme
     )  # patterns that match nothing fail before weights are read
+    scenes = _scenes(config.dataset)
+    first = next(scenes)  # so do images that cannot be read
     steps.step(f"loading {config.model.name}")
     with _timed(seconds, "load"):
         model = config.model.load(device)
@@ -89,7 +92,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     _log_quantization(config.scheme, quantization, record["size"])
 
     comparison = Comparison(config, model, twin, device)
-    for scene in _scenes(config.dataset):
+    for scene in chain([first], scenes):
         steps.step(f"predicting {scene.name}, {len(scene.images)} frames", total=2)
         comparison.add(scene, seconds, steps)
     record |= comparison.result()
