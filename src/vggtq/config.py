@@ -81,6 +81,7 @@ class Config:
     scene: str | None = None  # short for dataset.scene, where the data set has scenes
     seed: int = 0
     depth_alignment: str = "median"
+    points_icp: bool = False
     picture_frames: int = 3
 
     def __post_init__(self) -> None:

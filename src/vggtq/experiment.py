@@ -139,7 +139,14 @@ class Comparison:
         self.fidelity.update(outputs, reference)
         size = (scene.images.shape[-2], scene.images.shape[-1])
         pair = {
-            name: evaluate(result, scene.truth, size, self.config.depth_alignment)
+            name: evaluate(
+                result,
+                scene.truth,
+                size,
+                self.config.depth_alignment,
+                reference.get("world_points_conf"),
+                self.config.points_icp,
+            )
             for name, result in (("quantized", outputs), ("reference", reference))
         }
         self.geometry.append({"scene": scene.name, **pair})
@@ -166,17 +173,16 @@ class Comparison:
     def result(self) -> dict[str, Any]:
         """dataset, fidelity, geometry and memory of the record."""
         from vggtq.metrics.fidelity import grade
-        from vggtq.metrics.geometry import mean_over_scenes
+        from vggtq.metrics.geometry import change_over_scenes, mean_over_scenes
 
         fidelity: dict[str, Any] = self.fidelity.result()
         for name, metrics in fidelity.items():
             if name != "pose":
                 grades = {metric: grade(metric, value) for metric, value in metrics.items()}
                 metrics["grades"] = {metric: g for metric, g in grades.items() if g is not None}
-        geometry = {
-            key: mean_over_scenes([scene[key] for scene in self.geometry])
-            for key in ("quantized", "reference")
-        }
+        quantized, reference = ([scene[key] for scene in self.geometry] for key in ("quantized", "reference"))
+        geometry = {"quantized": mean_over_scenes(quantized), "reference": mean_over_scenes(reference)}
+        geometry["change"] = change_over_scenes(quantized, reference)
         return {
             "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
             "fidelity": fidelity,
