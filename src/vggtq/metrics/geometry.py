@@ -99,7 +99,7 @@ def _is_defined(value: Any) -> bool:
 
 
 def _combine(key: str, values: Sequence[Any]) -> Any:
-    if isinstance(values[0], int):
+    if isinstance(values[0], int) and not isinstance(values[0], bool):
         return sum(values)
     if isinstance(values[0], float):
         defined = [value for value in values if not math.isnan(value)]
