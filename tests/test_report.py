@@ -374,3 +374,22 @@ def test_command_line_writes_a_report_without_importing_torch(tmp_path: Path) ->
     assert done.stdout.splitlines()[-1] == "0 False"
     assert "INT8 per channel" in done.stdout
     assert (tmp_path / "outputs/report/comprehensive_visualizations.png").stat().st_size > 10_000
+
+
+def test_changes_against_fp32_come_with_their_interval(tmp_path: Path) -> None:
+    def with_interval(label: str, low: float, high: float) -> dict:
+        made = record(label, 4, 0.004)
+        made["geometry"]["change"] = {
+            "pose": {"auc_30": {"mean": (low + high) / 2, "low": low, "high": high, "scenes": 8}}
+        }
+        return made
+
+    lost, same = with_interval("lossy", -0.03, -0.01), with_interval("harmless", -0.02, 0.01)
+    row = record_row(lost)
+    assert (row["geometry.change.pose.auc_30.low"], row["geometry.change.pose.auc_30.high"]) == (-0.03, -0.01)
+    write(tmp_path, [fp32(), lost, same])
+    build_report([tmp_path], tmp_path / "report")
+    table = (tmp_path / "report" / "comparison.md").read_text()
+    assert re.search(r"\(0\.900\) −0\.020 \\\[−0\.030, −0\.010\\\]", table)
+    assert "more than noise: [-0.030, -0.010]" in explain(choices(fp32(), lost)["smallest"], translator("en"))
+    assert "within the noise of these scenes" in explain(choices(fp32(), same)["smallest"], translator("en"))

@@ -62,7 +62,7 @@ def measure(tokens: int, inputs: int, outputs: int, name: str, device: torch.dev
 
 
 def main() -> None:
-    """Measures all shapes and schemes; about a minute on two cores."""
+    """Measures all shapes and schemes; about two minutes on two cores."""
     if len(sys.argv) > 1:
         sys.exit(f"error: {' '.join(sys.argv[1:])}: the benchmark takes no arguments")
     device = resolve_device(Device())

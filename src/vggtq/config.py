@@ -92,6 +92,7 @@ class Config:
     size: list[int] | None = None  # height and width, pixels; short for dataset.size
     seed: int = 0
     depth_alignment: str = "median"
+    points_icp: bool = False
     picture_frames: int = 3
 
     def __post_init__(self) -> None:
@@ -149,7 +150,7 @@ def instantiate(node: dict[str, Any], key: str) -> Any:
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration as plain values, without Hydra's own part. Missing values become '???'."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     resolved = OmegaConf.to_container(own, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}

@@ -3,21 +3,21 @@
 Everything is imported by the time it is needed, so that a configuration mistake is reported before torch has been loaded.
 """
 
-import hashlib
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from vggtq.config import Config, config_hash, plain, validated
+from vggtq.describe import describe_layers, describe_model, describe_scene, describe_scheme, describe_size
 from vggtq.errors import DataError
 from vggtq.progress import Steps
 from vggtq.quant.scheme import Scheme
@@ -76,6 +76,8 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     select_layers(
         config.model.skeleton(), config.scheme
     )  # patterns that match nothing fail before weights are read
+    scenes = _scenes(config.dataset)
+    first = next(scenes)  # so do images that cannot be read
     steps.step(f"loading {config.model.name}")
     with _timed(seconds, "load"):
         model = config.model.load(device)
@@ -90,7 +92,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     _log_quantization(config.scheme, quantization, record["size"])
 
     comparison = Comparison(config, model, twin, device)
-    for scene in _scenes(config.dataset):
+    for scene in chain([first], scenes):
         steps.step(f"predicting {scene.name}, {len(scene.images)} frames", total=2)
         comparison.add(scene, seconds, steps)
     record |= comparison.result()
@@ -137,7 +139,14 @@ class Comparison:
         self.fidelity.update(outputs, reference)
         size = (scene.images.shape[-2], scene.images.shape[-1])
         pair = {
-            name: evaluate(result, scene.truth, size, self.config.depth_alignment)
+            name: evaluate(
+                result,
+                scene.truth,
+                size,
+                self.config.depth_alignment,
+                reference.get("world_points_conf"),
+                self.config.points_icp,
+            )
             for name, result in (("quantized", outputs), ("reference", reference))
         }
         self.geometry.append({"scene": scene.name, **pair})
@@ -164,17 +173,16 @@ class Comparison:
     def result(self) -> dict[str, Any]:
         """dataset, fidelity, geometry and memory of the record."""
         from vggtq.metrics.fidelity import grade
-        from vggtq.metrics.geometry import mean_over_scenes
+        from vggtq.metrics.geometry import change_over_scenes, mean_over_scenes
 
         fidelity: dict[str, Any] = self.fidelity.result()
         for name, metrics in fidelity.items():
             if name != "pose":
                 grades = {metric: grade(metric, value) for metric, value in metrics.items()}
                 metrics["grades"] = {metric: g for metric, g in grades.items() if g is not None}
-        geometry = {
-            key: mean_over_scenes([scene[key] for scene in self.geometry])
-            for key in ("quantized", "reference")
-        }
+        quantized, reference = ([scene[key] for scene in self.geometry] for key in ("quantized", "reference"))
+        geometry = {"quantized": mean_over_scenes(quantized), "reference": mean_over_scenes(reference)}
+        geometry["change"] = change_over_scenes(quantized, reference)
         return {
             "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
             "fidelity": fidelity,
@@ -246,78 +254,6 @@ class Comparison:
             seen.add(resolved)
             lacks = name == "auto" and not has_bf16(self.device)
             yield resolved, f"{cpu_name()} does not multiply bfloat16 in hardware" if lacks else None
-
-
-def describe_scheme(scheme: Scheme) -> dict[str, Any]:
-    """The record's `scheme`: what tables say of it."""
-    activation_bits = scheme.activations.bits if scheme.activations.mode != "none" else None
-    return {
-        "name": scheme.name,
-        "label": scheme.label,
-        **asdict(scheme.weights),
-        "activation_bits": activation_bits,
-    }
-
-
-def describe_model(name: str, model: "LoadedModel") -> dict[str, Any]:
-    """The record's `model`."""
-    weights = model.weights
-    return {
-        "name": name,
-        "weights": "random" if weights.random else weights.kind,
-        "source": weights.source,
-        "revision": weights.revision,
-        "commit": weights.commit,
-        "fingerprint": weights.fingerprint,
-        "licence": weights.license,
-        "parameters": sum(p.numel() for p in model.module.parameters()),
-    }
-
-
-def describe_layers(quantization: "Quantization") -> dict[str, Any]:
-    """layers, kept, backends and simulated of the record."""
-    layers = []
-    for layer in quantization.layers:
-        entry = {k: v for k, v in asdict(layer).items() if k != "weights"} | asdict(layer.weights)
-        layers.append(entry | {"exact": math.isinf(layer.weight_sqnr_db)})
-    return {
-        "layers": layers,
-        "kept": [asdict(kept) for kept in quantization.kept],
-        "backends": dict(Counter(layer.backend for layer in quantization.layers)),
-        "simulated": any(layer.simulated for layer in quantization.layers),
-    }
-
-
-def describe_size(original: "nn.Module", twin: "nn.Module", quantization: "Quantization") -> dict[str, Any]:
-    """The record's `size`."""
-    from vggtq.quant.size import resident_bytes, stored_bytes
-
-    parameters = sum(p.numel() for p in original.parameters())
-    stored = stored_bytes(twin)
-    return {
-        "stored_bytes": stored,
-        "resident_bytes": resident_bytes(twin),
-        "float32_bytes": 4 * parameters,
-        "float16_bytes": 2 * parameters,
-        "compression_vs_fp32": 4 * parameters / stored,
-        "compression_vs_fp16": 2 * parameters / stored,
-        "bits_per_weight": 8 * stored / parameters,
-        "quantized_layers": len(quantization.layers),
-        "quantized_parameters": sum(layer.float32_bytes // 4 for layer in quantization.layers),
-        "parameters": parameters,
-    }
-
-
-def describe_scene(scene: "Scene") -> dict[str, Any]:
-    """One entry of the record's `dataset.scenes`."""
-    return {
-        "name": scene.name,
-        "frames": len(scene.images),
-        "size": list(scene.images.shape[-2:]),
-        "images_sha256": hashlib.sha256(scene.images.contiguous().numpy().tobytes()).hexdigest(),
-        "files": [asdict(file) for file in scene.files],
-        "notes": list(scene.notes),
-    }
 
 
 def _scenes(dataset: Any) -> "Iterator[Scene]":

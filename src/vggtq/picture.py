@@ -1,6 +1,7 @@
 """The comparison picture of a run: input, FP32 depth, quantized depth and their difference, one row per frame."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -56,7 +57,7 @@ def draw_comparison(
     temporary.replace(path)
 
 
-def _few_ticks() -> object:
+def _few_ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(4)

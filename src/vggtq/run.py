@@ -31,7 +31,9 @@ _failed: list[str] = []  # the reason why the single run of this process failed
 
 def main() -> NoReturn:
     """Entry point; ends the process with 0, 1 after a failure, 130 after an interruption."""
-    sys.argv[1:] = quote_numbers(sys.argv[1:])
+    arguments = quote_numbers(sys.argv[1:])
+    # argparse takes all overrides in one piece; users write --multirun anywhere.
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # Hydra raises instead of printing, so that one line can be made of it
     )
@@ -80,7 +82,7 @@ def print_summary(records: list[dict[str, Any]]) -> None:
 
 def explain(error: BaseException) -> str:
     """Hydra's and OmegaConf's messages in one line that names value, rule and remedy."""
-    text = str(error)
+    text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, VggtqError):
         return first_line(error)
     if missing := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
@@ -114,7 +116,7 @@ def _explain_key(key: str) -> str:
 
 def _keys(node: DictConfig, prefix: str = "") -> list[str]:
     keys = []
-    for name in node:
+    for name in map(str, node):
         keys.append(f"{prefix}{name}")
         if isinstance(child := node._get_node(name), DictConfig) and not child._is_none():
             keys += _keys(child, f"{prefix}{name}.")

@@ -1,15 +1,20 @@
-"""Geometry of one scene against ground truth, and its mean over scenes. Points are not scored here."""
+"""Geometry of one scene against ground truth, its mean over scenes, and what of a change is more than noise."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from vggtq.data.scene import GroundTruth
 from vggtq.geometry import decode_pose
 from vggtq.metrics.depth import check_alignment, depth_metrics
+from vggtq.metrics.points import confident, point_metrics, true_points
 from vggtq.metrics.pose import pose_metrics, relative_pose_errors
+
+BOOTSTRAP_SAMPLES = 10_000
 
 
 def evaluate(
@@ -17,10 +22,13 @@ def evaluate(
     truth: GroundTruth,
     size_hw: tuple[int, int],
     depth_alignment: str = "median",
+    confidence: Tensor | None = None,
+    icp: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Scores the outputs of one scene: `pose` where extrinsics are known, `depth` where depth is.
+    """Scores the outputs of one scene: `pose` where extrinsics are known, `depth` where depth is, `points` where both are.
 
-    outputs: pose_enc (S, 9), depth (S, H, W, 1). size_hw: height and width of the preprocessed frames.
+    outputs: pose_enc (S, 9), depth (S, H, W, 1), world_points (S, H, W, 3). size_hw: height and width of the preprocessed
+    frames. confidence: (S, H, W) of the FP32 model's points, which chooses the points that count; without it all do.
     Parts without ground truth are absent. Raises ConfigError for an unknown alignment.
     """
     check_alignment(depth_alignment)
@@ -30,7 +38,44 @@ def evaluate(
         parts["pose"] = pose_metrics(*relative_pose_errors(extrinsics, truth.extrinsics))
     if truth.depth is not None:
         parts["depth"] = depth_metrics(outputs["depth"][..., 0], truth.depth, depth_alignment)
+    if "world_points" in outputs and (points := true_points(truth)) is not None:
+        mask = (
+            torch.ones(points.shape[:-1], dtype=torch.bool) if confidence is None else confident(confidence)
+        )
+        parts["points"] = point_metrics(outputs["world_points"], points, mask, icp)
     return parts
+
+
+def change_over_scenes(
+    quantized: Sequence[Mapping[str, Mapping[str, Any]]], reference: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Quantized minus reference of every metric: mean over scenes with a 95 % interval (`paired_interval`)."""
+    changes: dict[str, dict[str, Any]] = {}
+    for part, metrics in reference[0].items() if reference else ():
+        for metric in (key for key, value in metrics.items() if isinstance(value, float)):
+            pairs = [
+                (q[part][metric], r[part][metric])
+                for q, r in zip(quantized, reference, strict=True)
+                if part in r
+            ]
+            changes.setdefault(part, {})[metric] = paired_interval([q - r for q, r in pairs])
+    return changes
+
+
+def paired_interval(differences: Sequence[float]) -> dict[str, float | int | None]:
+    """mean, and the low and high end of its 95 % percentile bootstrap interval over scenes (Efron and Tibshirani 1993, §13).
+
+    Scenes are what is resampled, each with its own difference, so that easy and hard scenes do not widen the interval. NaN
+    differences are left out; an infinite one leaves no interval, nor does a single scene.
+    """
+    values = np.array([value for value in differences if not math.isnan(value)])
+    if not len(values):
+        return {"mean": math.nan, "low": None, "high": None, "scenes": 0}
+    low = high = None
+    if len(values) > 1 and np.isfinite(values).all():
+        picks = np.random.default_rng(0).integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))
+        low, high = (float(end) for end in np.percentile(values[picks].mean(1), (2.5, 97.5)))
+    return {"mean": float(values.mean()), "low": low, "high": high, "scenes": len(values)}
 
 
 def mean_over_scenes(scenes: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -54,7 +99,7 @@ def _is_defined(value: Any) -> bool:
 
 
 def _combine(key: str, values: Sequence[Any]) -> Any:
-    if isinstance(values[0], int):
+    if isinstance(values[0], int) and not isinstance(values[0], bool):
         return sum(values)
     if isinstance(values[0], float):
         defined = [value for value in values if not math.isnan(value)]

@@ -23,9 +23,9 @@ ZERO_TOKENS = ("mask_token", "empty_pose_tokens")
 def initialize_(model: VGGT, seed: int, lively: bool = False) -> None:
     """Fills every parameter, allocating on the CPU what is on the meta device.
 
-    `lively` sets every LayerScale to 1 and biases the camera head to a plausible camera: at the training start
-    blocks add a hundredth of what they compute and fields of view are near 0, so that a random network would
-    hide every error.
+    `lively` sets every LayerScale to 1, biases the camera head to a plausible camera and lets maps vary: at the
+    training start blocks add a hundredth of what they compute, fields of view are near 0 and depth is flat, so
+    that a random network would hide every error.
     """
     if any(p.is_meta for p in model.parameters()):
         model.to_empty(device="cpu")
@@ -55,6 +55,10 @@ def _enliven(model: VGGT) -> None:
         # Every iteration adds the bias once more; smaller weights keep the sum near it, and fields of view below π.
         out.bias.copy_(out.bias.new_tensor(LIVELY_POSE) / head.num_iterations)
         out.weight.mul_(0.1)
+    for dense in (model.depth_head, model.point_head):
+        if dense is not None:
+            # At the default scale a depth map varies by one percent; ten times that is worth looking at.
+            dense.scratch.output_conv2[2].get_parameter("weight").mul_(10)
 
 
 def _fill(name: str, module: nn.Module, value: Tensor, generator: torch.Generator) -> None:

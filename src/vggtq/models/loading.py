@@ -87,7 +87,9 @@ class VGGTModel:
         model: Any = self.skeleton()
         if self.source is None:
             weights = random_weights_(model, self.seed, lively=True)
-            log.warning("weights: random (seed %d): fidelity to FP32 is real, reconstruction is not", self.seed)
+            log.warning(
+                "weights: random (seed %d): fidelity to FP32 is real, reconstruction is not", self.seed
+            )
         else:
             ignore = [] if self.track_head else ["track_head.*"]
             weights = load_weights_(model, self.source, self.revision, ignore=ignore)

@@ -16,8 +16,11 @@ def token_scales(rows: Tensor, bits: int) -> Tensor:
 
 
 def token_codes(rows: Tensor, scale: Tensor, offset: int, dtype: torch.dtype) -> Tensor:
-    """round(x / scale) + offset as (T, C) `dtype`."""
-    return torch.round(rows / scale).add_(offset).to(dtype)
+    """round(x / scale) + offset as (T, C) `dtype`; the offset makes all codes positive. Halves round up.
+
+    One product, one sum, one truncation: on a CPU these passes over the input cost as much as a small product itself.
+    """
+    return torch.addcmul(rows.new_full((), offset + 0.5), rows, scale.reciprocal()).to(dtype)
 
 
 def fake_quantize(rows: Tensor, bits: int) -> Tensor:

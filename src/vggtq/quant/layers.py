@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggtq.errors import QuantizationError
 from vggtq.quant.linear import QuantLinear, ReferenceLinear, linear_backend
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations
@@ -22,10 +21,6 @@ class QuantConv(nn.Module):
 
     def __init__(self, packed: PackedWeight, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
-        if conv.padding_mode != "zeros":
-            raise QuantizationError(
-                f"padding_mode={conv.padding_mode!r}: only zero padding is supported; exclude the layer by scheme.layers.exclude"
-            )
         bias = conv.get_parameter("bias") if conv.bias is not None else None
         self.rows = ReferenceLinear(packed, bias, Activations())
         self.transposed = isinstance(conv, nn.ConvTranspose2d)

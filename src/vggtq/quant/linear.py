@@ -56,8 +56,7 @@ class QuantLinear(nn.Module):
         return ()
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features)
-        return self.multiply(rows).unflatten(0, x.shape[:-1]) if x.ndim != 2 else self.multiply(rows)
+        return self.multiply(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """rows: (T, in_features). Returns (T, out_features) with the bias added."""
@@ -183,9 +182,7 @@ class OneDnnInt8Linear(QuantLinear):
         if self._correction is not None:
             sums = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
             out.addr_(sums, self._correction, alpha=-1)
-        out.mul_(scale)
-        if self.bias is not None:
-            out.add_(self.bias)
+        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale)
         return out.to(rows.dtype)
 
 
@@ -221,8 +218,9 @@ class IntMatmulLinear(QuantLinear):
         }
 
     def multiply(self, rows: Tensor) -> Tensor:
-        scale = token_scales(rows, self.activations.bits)
-        codes = token_codes(rows.to(torch.float32), scale, 0, torch.int8)
+        rows32 = rows.to(torch.float32)
+        scale = token_scales(rows32, self.activations.bits)
+        codes = (token_codes(rows32, scale, 128, torch.int16) - 128).to(torch.int8)
         missing = max(0, self._MIN_ROWS - codes.shape[0])
         sums = torch._int_mm(F.pad(codes, (0, 0, 0, missing)), self.get_buffer("codes").t())[: rows.shape[0]]
         out = sums.to(torch.float32) * scale * self.scale.to(torch.float32).flatten()

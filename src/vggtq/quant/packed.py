@@ -51,8 +51,7 @@ class PackedWeight:
 
     def integer_codes(self, block: slice = slice(None)) -> Tensor:
         """Rows of codes in qmin … qmax, (r, C) int32."""
-        codes = unpack(self.codes[block], self.spec.bits, self.columns).to(torch.int32)
-        return codes - 2 ** (self.spec.bits - 1) if self.spec.symmetric else codes
+        return unpack(self.codes[block], self.spec.bits, self.columns).to(torch.int32) - self._offset
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight in `dtype`, (R, C)."""
@@ -60,9 +59,16 @@ class PackedWeight:
             return self.codes.to(dtype)
         rows = torch.empty(self.codes.shape[0], self.columns, dtype=dtype, device=self.codes.device)
         for block in row_blocks(*rows.shape):
-            zero = None if self.zero_point is None else block_of(self.zero_point, block)
-            rows[block] = dequantize(self.integer_codes(block), block_of(self.scale, block), zero, self.spec)
+            # Straight from the stored codes, whose offset acts as a zero point: every pass over a weight counts here.
+            codes = unpack(self.codes[block], self.spec.bits, self.columns)
+            zero = self._offset if self.zero_point is None else block_of(self.zero_point, block)
+            rows[block] = dequantize(codes, block_of(self.scale, block), zero, self.spec)
         return rows
+
+    @property
+    def _offset(self) -> int:
+        """What symmetric codes are stored with, to be unsigned."""
+        return 2 ** (self.spec.bits - 1) if self.spec.symmetric else 0
 
 
 def pack_weight(rows: Tensor, spec: Weights) -> PackedWeight:

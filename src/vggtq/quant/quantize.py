@@ -172,6 +172,8 @@ def _select(
 
 def _reason_to_keep(weight: WeightOf, scheme: Scheme, ends: set[str]) -> str | None:
     layers, kind = scheme.layers, type(weight.module).__name__
+    if kind in layers.types and getattr(weight.module, "padding_mode", "zeros") != "zeros":
+        return f"padding_mode={weight.module.padding_mode} is not supported"
     if kind not in layers.types:
         return f"{kind} is not in scheme.layers.types"
     if not _matches(weight.name, layers.include):

@@ -55,13 +55,17 @@ def round_to_codes(rows: Tensor, scale: Tensor, zero_point: Tensor | None, spec:
     return codes.clamp_(spec.qmin, spec.qmax).to(torch.int32).flatten(1)[:, :columns]
 
 
-def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, spec: Weights) -> Tensor:
-    """w = scale · (code - zero_point), (R, C) float32. codes: (R, C) integers in qmin … qmax."""
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | int | None, spec: Weights) -> Tensor:
+    """w = scale · (code - zero_point), (R, C) float32. codes: (R, C) integers; a number as zero point serves all of them."""
     columns = codes.shape[1]
-    values = _grouped(codes.to(torch.float32), group_columns(columns, spec))
+    values = _grouped(
+        codes.to(torch.float32), group_columns(columns, spec)
+    )  # a copy: what follows is in place
+    if isinstance(zero_point, Tensor):
+        zero_point = zero_point.unsqueeze(-1)
     if zero_point is not None:
-        values = values - zero_point.to(torch.float32).unsqueeze(-1)
-    return (values * scale.to(torch.float32).unsqueeze(-1)).flatten(1)[:, :columns]
+        values = values.sub_(zero_point)
+    return values.mul_(scale.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

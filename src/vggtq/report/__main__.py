@@ -22,7 +22,7 @@ Writes comparison.csv, comparison.md, comprehensive_results.json, comprehensive_
 comprehensive_visualizations.png (one more page, _2 and so on, for each group of comparable runs).
 
   python -m vggtq.report
-  python -m vggtq.report outputs/2026-11-02 report.lang=zh report.out=/tmp/report
+  python -m vggtq.report outputs/runs report.lang=zh report.out=report_zh
 """
 OPTIONS = {"report.lang": "en", "report.out": "outputs/report"}
 

@@ -155,6 +155,9 @@ def draw_compression(axis: Any, rows: Sequence[Row], t: Translate) -> None:
 def draw_latency(axis: Any, rows: Sequence[Row], t: Translate) -> None:
     seen: set[str] = set()
     largest = []
+    names = ("fp32.reference_ms_median", "fp32.quantized_ms_median")
+    # A machine that was busy for a moment must not press all bars flat: longer whiskers end there, in a number.
+    limit = 1.5 * max((row[name] or 0 for row in rows for name in names), default=0)
     for y, row in enumerate(rows):
         if row["fp32.quantized_ms_median"] is None:
             note(axis, y, t("no_data"))
@@ -167,15 +170,21 @@ def draw_latency(axis: Any, rows: Sequence[Row], t: Translate) -> None:
         ]
         for side, (name, label, style) in enumerate(styles):
             median, q25, q75 = (row[f"fp32.{name}_ms_{statistic}"] for statistic in ("median", "q25", "q75"))
-            spread = [[max(median - q25, 0)], [max(q75 - median, 0)]]
+            reach = min(q75, limit)
+            spread = [[max(median - q25, 0)], [max(reach - median, 0)]]
             at = y - 0.19 + 0.38 * side
             axis.barh(at, median, 0.36, label=None if label in seen else label, **style)
             axis.errorbar(median, at, xerr=spread, color="black", linewidth=0.9, capsize=1.8)
-            value_at(axis, q75, at, f"{median:.3g}" if median < 1000 else f"{median:,.0f}")
+            beyond = f" (… {_milliseconds(q75)})" if q75 > limit else ""
+            value_at(axis, reach, at, _milliseconds(median) + beyond)
             seen.add(label)
-            largest.append(q75)
+            largest.append(reach)
     room(axis, largest)
     finish(axis, t("chart.latency"), t("axis.ms"), columns=3)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 _HATCHED = {"facecolor": "white", "edgecolor": ORANGE, "hatch": HATCH, "linewidth": 0.8}

@@ -31,6 +31,9 @@ GEOMETRY = (
     "depth.abs_rel",
     "depth.delta_1_25",
     "depth.rmse",
+    "points.overall",
+    "points.normal_consistency",
+    "points.relative_error_median",
 )
 SIZES = {
     "stored_bytes": "bytes a checkpoint has to keep",
@@ -102,6 +105,10 @@ def _columns() -> dict[str, str]:
     columns |= {f"pose.{name}": "degrees, against the FP32 model" for name in POSE}
     for side in ("quantized", "reference"):
         columns |= {f"geometry.{side}.{name}": "against ground truth" for name in GEOMETRY}
+    for name in GEOMETRY:
+        columns[f"geometry.change.{name}.mean"] = "quantized minus FP32, mean over scenes"
+        columns[f"geometry.change.{name}.low"] = "lower end of its 95 % interval; empty with one scene"
+        columns[f"geometry.change.{name}.high"] = "upper end of its 95 % interval"
     return columns
 
 

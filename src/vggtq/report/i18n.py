@@ -37,8 +37,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "† 模拟内核（先反量化再做浮点乘法）：不能说明该方案的速度，不参与排名。",
     ),
     "truth_note": (
-        "AUC@30 and AbsRel are against ground truth; in brackets the FP32 model on the same images.",
-        "AUC@30 与 AbsRel 以真值为基准；括号内为 FP32 模型在相同图像上的结果。",
+        "AUC@30, AbsRel and point error (median, over the scene's scale) are against ground truth; in brackets the FP32 "
+        "model on the same images, then the change with its 95 % bootstrap interval over scenes. An interval that "
+        "contains 0 is no difference that these scenes can show.",
+        "AUC@30、AbsRel 与点误差（中位数，相对场景尺度）以真值为基准；括号内为 FP32 模型在相同图像上的结果，"
+        "其后是变化量及其按场景自助法得到的 95 % 区间。区间包含 0，说明这些场景显示不出差异。",
     ),
     "random_note": (
         "The model has random weights: errors show how far the arithmetic drifts from FP32 and say nothing about "
@@ -76,6 +79,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "rotation_short": ("Rotation error (°)", "旋转误差 (°)"),
     "auc": ("AUC@30 (FP32)", "AUC@30 (FP32)"),
     "abs_rel": ("AbsRel (FP32)", "AbsRel (FP32)"),
+    "point_error": ("Point error (FP32)", "点误差 (FP32)"),
     "grade": ("Grade", "评级"),
     "output": ("Output", "输出"),
     "reason": ("Reason", "原因"),
@@ -170,6 +174,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{size} MiB，相对 FP32 压缩 {compression}×，平均相对误差 {error}，最差评级为{grade}，{speed}。",
     ),
     "evidence.truth": ("{name} {quantized}, FP32 {reference}.", "{name} {quantized}，FP32 为 {reference}。"),
+    "evidence.change": (
+        "Its change in {name} is more than noise: [{low}, {high}] at 95 %.",
+        "{name} 的变化超出噪声：95 % 区间 [{low}, {high}]。",
+    ),
+    "evidence.noise": (
+        "Its change in {name} is within the noise of these scenes: [{low}, {high}] at 95 %.",
+        "{name} 的变化在这些场景的噪声之内：95 % 区间 [{low}, {high}]。",
+    ),
     "speed.faster": ("{speedup} the speed of FP32", "速度为 FP32 的 {speedup}"),
     "speed.slower": ("slower than FP32, {speedup}", "慢于 FP32：{speedup}"),
     "speed.same": (

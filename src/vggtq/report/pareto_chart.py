@@ -10,7 +10,7 @@ from vggtq.report.style import BLUE, GREY, finish, log_axis, short_name
 
 _ALL_NAMED = 10  # with more rows only those on the front are named
 _ANGLES = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0))
-_DISTANCES = (7, 16, 28, 44, 62)  # points
+_DISTANCES = (10, 18, 28, 44, 62, 84)  # points
 
 
 def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
@@ -63,9 +63,15 @@ def _name_points(axis: Any, shown: Sequence[tuple[float, float]], names: Sequenc
                 fontsize=8,
                 ha={1: "left", 0: "center", -1: "right"}[(dx > 0) - (dx < 0)],
                 va={1: "bottom", 0: "center", -1: "top"}[(dy > 0) - (dy < 0)],
-                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6}
-                if max(abs(dx), abs(dy)) > 16
-                else None,
+                # Always a line: where points crowd, the nearest name may be a neighbour's.
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": "black",
+                    "linewidth": 0.6,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
+                zorder=5,
             )
             text.update_positions(renderer)
             box = Text.get_window_extent(text, renderer).padded(1)  # the words without their arrow

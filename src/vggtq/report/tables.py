@@ -59,6 +59,7 @@ def cells(t: Translate) -> list[Cell]:
         (t("rotation"), lambda row: short(row["pose.rotation_deg_mean"])),
         (t("auc"), lambda row: _truth(row, "pose.auc_30")),
         (t("abs_rel"), lambda row: _truth(row, "depth.abs_rel")),
+        (t("point_error"), lambda row: _truth(row, "points.relative_error_median")),
         (t("grade"), lambda row: grade(row, t)),
     ]
 
@@ -75,7 +76,9 @@ def _output_cells(output: str, t: Translate) -> list[Cell]:
 
 
 def _truth(row: Row, column: str) -> str:
-    return beside(row[f"geometry.quantized.{column}"], row[f"geometry.reference.{column}"])
+    values = (row[f"geometry.{name}"] for name in (f"quantized.{column}", f"reference.{column}"))
+    interval = (row[f"geometry.change.{column}.{name}"] for name in ("mean", "low", "high"))
+    return beside(*values, *interval)
 
 
 def markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -35,9 +35,20 @@ def speedup(row: Row, reference: str = "fp32") -> str:
     return f"{value:.2f}×{spread}{'' if row['simulated'] is False else ' †'}"
 
 
-def beside(value: float | None, reference: float | None) -> str:
-    """`0.891 (0.895)`: the quantized model's value and the FP32 model's."""
-    return DASH if value is None and reference is None else f"{fixed(value, 3)} ({fixed(reference, 3)})"
+def beside(
+    value: float | None,
+    reference: float | None,
+    change: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> str:
+    """`0.891 (0.895) -0.004 [-0.009, +0.001]`: the quantized model's value, the FP32 model's, the change with its interval."""
+    if value is None and reference is None:
+        return DASH
+    text = f"{fixed(value, 3)} ({fixed(reference, 3)})"
+    if change is None or low is None or high is None:
+        return text
+    return f"{text} {change:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "\u2212")
 
 
 def grade(row: Row, t: Translate) -> str:
@@ -96,6 +107,12 @@ def _evidence(choice: Choice, row: Row, t: Translate) -> list[str]:
         if quantized is not None:
             values = {"quantized": fixed(quantized, 3), "reference": fixed(reference, 3)}
             parts.append(t("evidence.truth", name=name, **values))
+            low, high = (row[f"geometry.change.{column}.{end}"] for end in ("low", "high"))
+            if low is not None and high is not None:
+                interval = {"low": f"{low:+.3f}", "high": f"{high:+.3f}"}
+                parts.append(
+                    t("evidence.noise" if low <= 0 <= high else "evidence.change", name=name, **interval)
+                )
     if row["weights"] == "random":
         parts.append(t("random_short"))
     return parts

@@ -1,0 +1,188 @@
+"""Every YAML composes, every spelling works, and what cannot work says so before anything is loaded."""
+
+import itertools
+import re
+
+import pytest
+
+from vggtq.config import (
+    NUMERIC_GROUPS,
+    compose,
+    config_hash,
+    options,
+    plain,
+    quote_numbers,
+    run_name,
+    validated,
+)
+from vggtq.errors import ConfigError
+from vggtq.quant.scheme import scheme_from_dict
+from vggtq.run import explain
+
+GROUPS = (
+    "scheme",
+    "bits",
+    "granularity",
+    "group_size",
+    "dataset",
+    "device",
+    "model",
+    "timing",
+    "experiment",
+    "variant",
+)
+
+
+def scheme(*overrides: str) -> dict[str, object]:
+    values: dict[str, object] = plain(compose(overrides))["scheme"]["weights"]
+    return values
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
+def test_every_yaml_composes(group: str, option: str) -> None:
+    added = "+" if group in ("experiment", "variant") else ""
+    config = plain(compose([f"{added}{group}={option}"]))
+    assert "???" not in str(config)
+
+
+@pytest.mark.parametrize("option", options("scheme"))
+@pytest.mark.parametrize("model", options("model"))
+def test_every_scheme_validates_with_its_own_defaults(option: str, model: str) -> None:
+    config = validated(compose([f"scheme={option}", f"model={model}"]))
+    assert config.scheme.name == option
+    assert config.model.name == model
+    assert config.scheme == scheme_from_dict(plain(compose([f"scheme={option}"]))["scheme"])
+
+
+def test_a_scheme_sets_defaults_and_the_command_line_wins() -> None:
+    assert scheme("scheme=int4_group")["group_size"] == 128
+    assert scheme("scheme=int4_group", "group_size=64")["group_size"] == 64
+    assert scheme("group_size=64", "scheme=int4_group")["group_size"] == 64
+    assert scheme("scheme=int4_group", "bits=8")["bits"] == 8
+    assert scheme("scheme=int4_group", "group_size=null")["group_size"] is None
+    assert scheme("scheme=int4_group", "scheme.weights.group_size=96")["group_size"] == 96
+    assert scheme("scheme=int8_symmetric", "granularity=per_tensor")["granularity"] == "per_tensor"
+    assert scheme("+experiment=group_size_search", "group_size=32")["group_size"] == 32
+    assert plain(compose(["scheme=mixed_precision", "bits=3"]))["scheme"]["mixed"]["normal_bits"] == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed"),
+    [
+        ("group_size=64", "group_size='64'"),
+        ("group_size=32,64,128", "group_size='32','64','128'"),
+        ("group_size=null", "group_size='null'"),
+        ("bits=4,8", "bits='4','8'"),
+        ("bits='4'", "bits='4'"),
+        ('bits="4",8', "bits='4','8'"),
+        ("bits=choice(4,8)", "bits='4','8'"),
+        ("bits=range(4,9,2)", "bits='4','6','8'"),
+        ("+group_size=64", "+group_size='64'"),
+        ("scheme.weights.group_size=96", "scheme.weights.group_size=96"),
+        ("dataset.max_images=4", "dataset.max_images=4"),
+        ("--multirun", "--multirun"),
+        ("bits", "bits"),
+        ("bits=(4", "bits=(4"),
+    ],
+)
+def test_numbers_are_quoted_for_hydra(typed: str, passed: str) -> None:
+    assert quote_numbers([typed]) == [passed]
+
+
+def test_numeric_groups_are_those_whose_options_are_not_words() -> None:
+    assert set(NUMERIC_GROUPS) == {g for g in GROUPS if any(o.isdigit() or o == "null" for o in options(g))}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["granularity=per_tensor", "group_size=64"], "group_size=64 with granularity=per_tensor.*set group_size=null"),
+        (["scheme=int4_group", "granularity=per_channel"], "group_size=128 with granularity=per_channel"),
+        (["scheme=int4_group", "scheme.weights.group_size=0"], "group_size=0: a group has at least 2"),
+        (["scheme=int4_group", "scheme.weights.group_size=-1"], "group_size=-1"),
+        (["scheme.weights.bits=9"], "bits=9: integer weights have 2 to 8 or 16 bits; try"),
+        (["scheme=fp16", "bits=8"], "bits=8: this scheme stores float16"),
+        (["scheme=fp32", "granularity=per_channel"], "float32 weights have no scales"),
+        (["granularity=none"], "granularity=none: integer weights need a scale"),
+        (["scheme.weights.granularity=per_chanel"], "did you mean per_channel"),
+        (["bits=16", "scheme.weights.scale_dtype=float16"], "scale_dtype=float16 with bits=16"),
+        (["scheme=fp32", "scheme.activations.mode=dynamic"], "integer activations need integer weights"),
+        (["scheme=int8_dynamic", "scheme.activations.bits=9"], "activations have 2 to 8 bits"),
+        (["scheme=mixed_precision", "scheme.mixed.sensitive_bits=1"], "sensitive_bits=1"),
+        (["scheme.mixed.normal_bits=4"], "without scheme.mixed.sensitive"),
+        (["scheme.layers.types=[Linaer]"], "Linaer is not one of.*did you mean Linear"),
+        (["scheme.layers.types=[]"], "name at least one"),
+        (["model.image_size=100"], "image_size=100 is not a multiple of the patch size 14; try 98 or 112"),
+        (["dataset=images"], "dataset.path"),
+        (["dataset=eth3d", "scene=courtyrd"], "courtyrd.*did you mean courtyard"),
+        (["dataset=motorcycle", "+scene=office"], "scene=office: dataset=motorcycle has no scenes"),
+        (["dataset.mode=croop"], "Mode must be either 'crop' or 'pad'"),
+        (["timing.rounds=0"], "timing.rounds=0"),
+        (["timing.references=[fp23]"], "fp23 is not one of"),
+        (["device.threads=0"], "device.threads=0"),
+        (["depth_alignment=mean"], "depth_alignment=mean is not one of"),
+        (["model._target_=os.system"], "is not a dataclass"),
+        (["model._target_=nowhere.Model"], "cannot be imported"),
+    ],
+)  # fmt: skip
+def test_impossible_combinations_name_value_rule_and_remedy(overrides: list[str], message: str) -> None:
+    overrides = [o.removeprefix("+") if o.startswith("+scene") else o for o in overrides]
+    with pytest.raises(ConfigError, match=message):
+        validated(compose(overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["bits=9"], "bits=9 is not one of 2, 3, 4, 5, 6, 7, 8, 16, 32"),
+        (["group_size=96"], "group_size=96 is not one of 16, .*256, null; .* scheme.weights.group_size=96$"),
+        (["group_size=0"], "group_size=0 is not one of .*at least 2"),
+        (["scheme=int4_grup"], "did you mean int4_group"),
+        (["device=gpu"], "device=gpu is not one of auto, cpu, cuda"),
+        (["dataset.max_image=4"], "dataset.max_image is not an option"),
+        (["seeed=1"], "seeed is not an option; did you mean seed"),
+        (["seed=abc"], "seed.*'abc' of type 'str' could not be converted to Integer"),
+        (["scheme.weights.grop_size=64"], "did you mean scheme.weights.group_size"),
+    ],
+)  # fmt: skip
+def test_what_hydra_refuses_is_told_in_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(Exception) as caught:
+        compose(overrides)
+    line = explain(caught.value)
+    assert "\n" not in line
+    assert re.search(message, line), line
+
+
+def test_same_configuration_same_hash_and_name() -> None:
+    first, second = (
+        compose(["scheme=int4_group", "group_size=64"]),
+        compose(["scheme=int4_group", "scheme.weights.group_size=64"]),
+    )
+    assert config_hash(plain(first)) == config_hash(plain(second))
+    assert run_name(_root_=first) == run_name(_root_=second)
+
+
+def test_different_configurations_have_different_names() -> None:
+    names = [
+        run_name(_root_=compose([f"bits={bits}", "scheme=int4_group", f"group_size={size}", f"seed={seed}"]))
+        for bits, size, seed in itertools.product((4, 8), (32, 64), (0, 1))
+    ]
+    assert len(set(names)) == len(names)
+    assert all("/" not in name and name.startswith("int4_group-w") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        (["scheme=fp32"], "FP32"),
+        (["scheme=bf16"], "BF16"),
+        (["granularity=per_tensor"], "INT8 per-tensor symmetric"),
+        (["scheme=int8_asymmetric"], "INT8 per-channel asymmetric"),
+        (["scheme=int4_group", "group_size=64"], "INT4 group 64"),
+        (["scheme=int8_dynamic"], "W8A8 dynamic per-channel symmetric"),
+        (["scheme=mixed_precision"], "mixed INT4/8 group 128"),
+        (["scheme=int4_group", "group_size=null"], "INT4 per-channel"),
+    ],
+)
+def test_labels(overrides: list[str], label: str) -> None:
+    assert validated(compose(overrides)).scheme.label == label

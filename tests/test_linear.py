@@ -1,0 +1,187 @@
+"""Every backend against exact arithmetic on its own codes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggtq.quant import linear
+from vggtq.quant.linear import (
+    FbgemmHalfLinear,
+    IntMatmulLinear,
+    OneDnnInt8Linear,
+    ReferenceLinear,
+    linear_backend,
+    onednn_activation_bits,
+)
+from vggtq.quant.packed import PackedWeight, pack_weight
+from vggtq.quant.scheme import Activations, Weights
+
+DYNAMIC = Activations("dynamic", 8)
+CPU = torch.device("cpu")
+needs_onednn = pytest.mark.skipif(
+    onednn_activation_bits() is None, reason="this torch has no oneDNN int8 product"
+)
+
+
+def draw(kind: str, *shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(*shape, generator=generator)
+    if kind == "uniform":
+        return torch.rand(*shape, generator=generator) * 2 - 1
+    if kind == "plus-minus-one":
+        return values.sign()
+    if kind == "all-positive":
+        return values.abs() + 0.5
+    if kind == "outliers":
+        return values * torch.where(torch.rand(*shape, generator=generator) < 0.01, 100.0, 1.0)
+    return values
+
+
+KINDS = ("gaussian", "uniform", "plus-minus-one", "all-positive", "outliers")
+
+
+def exact_product(layer: OneDnnInt8Linear, packed: PackedWeight, x: Tensor) -> Tensor:
+    """Σ (x codes - zero) (w codes - zero) in int64, scales applied in float64."""
+    codes, scale, zero = layer.input_codes(x)
+    weight = packed.integer_codes().to(torch.int64)
+    if packed.zero_point is not None:
+        weight = weight - packed.zero_point.to(torch.int64)
+    sums = (codes.to(torch.int64) - zero) @ weight.t()
+    assert packed.scale is not None
+    return sums.double() * scale.double() * packed.scale.double().expand(weight.shape[0], 1).t()
+
+
+@needs_onednn
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@pytest.mark.parametrize("weights", KINDS)
+@pytest.mark.parametrize("inputs", KINDS)
+def test_onednn_is_exact_on_its_own_codes(
+    symmetric: bool, granularity: str, weights: str, inputs: str
+) -> None:
+    packed = pack_weight(
+        draw(weights, 48, 512, seed=1), Weights(symmetric=symmetric, granularity=granularity)
+    )
+    layer = OneDnnInt8Linear(packed, None, DYNAMIC)
+    x = draw(inputs, 70, 512, seed=2)
+    expected = exact_product(layer, packed, x)
+    # float32 sums of at most two terms: a few units in the last place of the largest intermediate
+    bound = 1e-6 * (
+        expected.abs().amax() + (x.abs().sum(1).amax() * draw(weights, 48, 512, seed=1).abs().amax())
+    )
+    assert (layer(x) - expected).abs().max() <= bound
+
+
+@needs_onednn
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+def test_onednn_gives_its_codes_back(symmetric: bool) -> None:
+    packed = pack_weight(draw("gaussian", 24, 40), Weights(symmetric=symmetric))
+    kept = OneDnnInt8Linear(packed, None, DYNAMIC).weight_tensors()
+    assert kept.keys() == packed.tensors.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in packed.tensors.items())
+
+
+@needs_onednn
+def test_saturating_instructions_are_detected_and_avoided() -> None:
+    """With VNNI switched off in oneDNN, pairs of products saturate: the layer must see it, use 7 bits, and stay exact."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import test_linear as t\n"
+        "assert t.onednn_activation_bits() == 7\n"
+        "for weights in t.KINDS:\n"
+        "    for inputs in t.KINDS:\n"
+        "        t.test_onednn_is_exact_on_its_own_codes(False, 'per_channel', weights, inputs)\n"
+        "        t.test_onednn_is_exact_on_its_own_codes(True, 'per_channel', weights, inputs)\n"
+        "layer = t.OneDnnInt8Linear(t.pack_weight(t.draw('gaussian', 8, 16), t.Weights()), None, t.DYNAMIC)\n"
+        "assert layer.activation_bits == 7 and '7 bits' in layer.notes[0]\n"
+    )
+    env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_onednn
+def test_a_row_of_zeros_gives_the_bias_and_a_nan_stays_in_its_row() -> None:
+    layer = OneDnnInt8Linear(
+        pack_weight(draw("gaussian", 8, 16), Weights()), nn.Parameter(torch.arange(8.0)), DYNAMIC
+    )
+    x = draw("gaussian", 3, 16)
+    x[0] = 0
+    x[1, 2] = torch.nan
+    out = layer(x)
+    assert torch.equal(out[0], torch.arange(8.0))
+    assert torch.isnan(out[1]).all()
+    assert torch.isfinite(out[2]).all()
+
+
+def test_int_matmul_scales_and_pads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CUDA path, with the product itself replaced by exact integers that insist on CUDA's rules."""
+
+    def exact(a: Tensor, b: Tensor) -> Tensor:
+        assert a.dtype == b.dtype == torch.int8
+        assert a.shape[0] > 16
+        assert a.shape[1] % 8 == b.shape[1] % 8 == 0
+        return (a.to(torch.int64) @ b.to(torch.int64)).to(torch.int32)
+
+    monkeypatch.setattr(torch, "_int_mm", exact)
+    packed = pack_weight(draw("gaussian", 24, 64, seed=1), Weights())
+    bias = nn.Parameter(torch.randn(24))
+    for tokens in (1, 16, 17, 40):
+        x = draw("outliers", tokens, 64, seed=tokens)
+        layer = IntMatmulLinear(packed, bias, DYNAMIC)
+        torch.testing.assert_close(layer(x), ReferenceLinear(packed, bias, DYNAMIC)(x), rtol=1e-4, atol=1e-4)
+        assert torch.equal(layer.weight_tensors()["codes"], packed.codes)
+
+
+def test_half_weights_are_multiplied_in_float32() -> None:
+    if not FbgemmHalfLinear.supports(Weights("float16", 16, granularity="none"), Activations(), (8, 16), CPU):
+        pytest.skip("this torch has no fbgemm")
+    weight, bias, x = draw("gaussian", 24, 40), nn.Parameter(torch.randn(24)), draw("gaussian", 5, 40, seed=3)
+    layer = FbgemmHalfLinear(
+        pack_weight(weight, Weights("float16", 16, granularity="none")), bias, Activations()
+    )
+    torch.testing.assert_close(layer(x), F.linear(x, weight.half().float(), bias), rtol=1e-5, atol=1e-5)
+    assert torch.equal(layer.weight_tensors()["codes"], weight.half())
+    assert layer.resident_bytes() == 2 * 24 * 40 + 4 * 24
+
+
+@pytest.mark.parametrize("shape", [(16,), (3, 16), (2, 5, 16), (0, 16)], ids=str)
+@pytest.mark.parametrize("activations", [Activations(), DYNAMIC], ids=["float", "dynamic"])
+def test_leading_axes_and_dtypes_pass_through(shape: tuple[int, ...], activations: Activations) -> None:
+    packed = pack_weight(draw("gaussian", 8, 16), Weights())
+    for backend in {linear_backend(Weights(), activations, (8, 16), CPU), ReferenceLinear}:
+        for dtype in (torch.float32, torch.bfloat16):
+            out = backend(packed, nn.Parameter(torch.zeros(8)), activations)(torch.ones(shape, dtype=dtype))
+            assert out.shape == (*shape[:-1], 8)
+            assert out.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("spec", "activations", "device", "expected"),
+    [
+        (Weights(), Activations(), "cpu", "reference"),
+        (Weights(bits=4, granularity="group", group_size=32), DYNAMIC, "cpu", "reference"),
+        (Weights(), DYNAMIC, "cuda", "int_mm"),
+        (Weights(symmetric=False), DYNAMIC, "cuda", "reference"),
+        (Weights("bfloat16", 16, granularity="none"), Activations(), "cuda", "cuda_half"),
+        (Weights("bfloat16", 16, granularity="none"), Activations(), "cpu", "reference"),
+    ],
+)
+def test_backends_are_chosen_by_what_they_compute(
+    spec: Weights, activations: Activations, device: str, expected: str
+) -> None:
+    assert linear_backend(spec, activations, (64, 64), torch.device(device)).backend == expected
+
+
+def test_cuda_shapes_that_int_mm_refuses_go_to_the_reference() -> None:
+    assert linear_backend(Weights(), DYNAMIC, (9, 64), torch.device("cuda")) is ReferenceLinear
+
+
+def test_without_the_operator_the_reference_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "onednn_activation_bits", lambda: None)
+    assert linear_backend(Weights(), DYNAMIC, (64, 64), CPU) is ReferenceLinear
