@@ -1,7 +1,6 @@
 """The model in the package: small, quick to load, and better than not looking."""
 
 import time
-from pathlib import Path
 
 import pytest
 import torch

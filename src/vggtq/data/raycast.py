@@ -44,10 +44,10 @@ def pixel_rays(size_hw: tuple[int, int], focal: Tensor, samples: int) -> Tensor:
     integers, as VGGT's pose encoding implies.
     """
     height, width = size_hw
-    options = {"dtype": focal.dtype, "device": focal.device}
-    shift = (torch.arange(samples, **options) + 0.5) / samples - 0.5
-    u = (torch.arange(width, **options) + shift[:, None] - width / 2).view(1, samples, 1, width)
-    v = (torch.arange(height, **options) + shift[:, None] - height / 2).view(samples, 1, height, 1)
+    steps, rows, columns = (torch.arange(n).to(focal) for n in (samples, height, width))
+    shift = (steps + 0.5) / samples - 0.5
+    u = (columns + shift[:, None] - width / 2).view(1, samples, 1, width)
+    v = (rows + shift[:, None] - height / 2).view(samples, 1, height, 1)
     shape = (samples, samples, height, width)
     grid = torch.stack([u.expand(shape).flatten(), v.expand(shape).flatten()])
     plane = grid / focal[..., None, None]
