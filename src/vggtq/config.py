@@ -118,8 +118,9 @@ def validated(cfg: DictConfig) -> Config:
     for key, (field_name, dataset) in SHORT_KEYS.items():
         value = getattr(config, key)
         if value is not None and field_name not in config.dataset:
+            named = "scenes" if key == "scene" else f"choice of {key}"
             raise ConfigError(
-                f"{key}={value}: dataset={config.dataset.get('name')} has no such choice; use dataset={dataset}"
+                f"{key}={value}: dataset={config.dataset.get('name')} has no {named}; use dataset={dataset}"
             )
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
