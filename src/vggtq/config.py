@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import Glob, IntervalSweep, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -187,6 +187,8 @@ def _quoted(argument: str) -> str:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
         return argument  # Hydra reports the syntax error itself
+    if isinstance(override.value(), Glob | IntervalSweep):
+        return argument  # what these stand for is known to Hydra alone
     values = (
         list(override.sweep_iterator(_as_text))
         if override.is_sweep_override()

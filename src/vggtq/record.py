@@ -41,16 +41,16 @@ def empty_record() -> dict[str, Any]:
     }
 
 
-def error_entry(error: BaseException) -> dict[str, str]:
-    """The record's `error`. An interruption says so, since its own message is empty."""
+def error_entry(error: BaseException) -> dict[str, Any]:
+    """The record's `error`. `expected`: the message tells the user all there is to know, so no traceback is shown."""
     message = str(error) or {"KeyboardInterrupt": "interrupted by the user"}.get(
         type(error).__name__, repr(error)
     )
-    trace = "".join(traceback.format_exception(error))
     return {
         "type": type(error).__name__,
         "message": message,
-        "traceback": "" if isinstance(error, VggtqError) else trace,
+        "expected": isinstance(error, VggtqError),
+        "traceback": "".join(traceback.format_exception(error)),
     }
 
 

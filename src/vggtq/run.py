@@ -31,16 +31,16 @@ _failed: list[str] = []  # the reason why the single run of this process failed
 
 def main() -> NoReturn:
     """Entry point; ends the process with 0, 1 after a failure, 130 after an interruption."""
-    arguments = quote_numbers(sys.argv[1:])
-    # argparse takes all overrides in one piece; users write --multirun anywhere.
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # Hydra raises instead of printing, so that one line can be made of it
     )
     register()
     try:
+        # argparse takes all overrides in one piece; users write --multirun anywhere.
+        arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+        sys.argv[1:] = quote_numbers(arguments)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (VggtqError, HydraException, OmegaConfBaseException) as error:
+    except (VggtqError, HydraException, OmegaConfBaseException, ValueError) as error:
         if _wants_traceback():
             raise
         sys.exit(f"error: {explain(error)}")
@@ -58,9 +58,12 @@ def task(cfg: DictConfig) -> None:
     shown = _relative(folder / "result.json")
     if record["status"] == "failed":
         error = record["error"]
-        hint = f"; the traceback is in {shown}" if error["traceback"] else f" (recorded in {shown})"
-        log.error("error: %s%s", error["message"].splitlines()[0], hint)
-        if hydra_config.verbose and error["traceback"]:
+        hint = (
+            f" (recorded in {shown})" if error["expected"] else f"; unexpected: the traceback is in {shown}"
+        )
+        kind = "" if error["expected"] else f"{error['type']}: "
+        log.error("error: %s%s%s", kind, error["message"].splitlines()[0], hint)
+        if hydra_config.verbose:
             log.error(error["traceback"])
         _failed.append(error["message"])
         return
@@ -85,6 +88,8 @@ def explain(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, VggtqError):
         return first_line(error)
+    if "Config group override must be a string" in text:
+        return "a group is set to a number or to null; name one of its options, python -m vggtq.run --help lists them"
     if missing := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
         return _explain_option(*missing.groups())
     if unknown := re.search(
@@ -138,7 +143,7 @@ def _relative(path: Path) -> Path:
 
 
 def _wants_traceback() -> bool:
-    return any(argument.startswith("hydra.verbose=") for argument in sys.argv)
+    return any(re.match(r"hydra\.verbose=(?!false|null)", argument, re.IGNORECASE) for argument in sys.argv)
 
 
 if __name__ == "__main__":

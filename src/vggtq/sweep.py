@@ -16,6 +16,10 @@ class SweepEnd(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._jobs = 0  # stays 0 where a launcher runs jobs in other processes
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        self._jobs = getattr(self, "_jobs", 0) + 1
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from vggtq.report.records import collect
@@ -33,6 +37,10 @@ class SweepEnd(Callback):
         print(
             f"{len(records) - len(failed)} of {len(records)} runs finished; python -m vggtq.report makes the report"
         )
+        if self._jobs > len(records):
+            print(
+                f"{self._jobs} jobs had only {len(records)} different configurations; equal ones share a folder"
+            )
         if failed:
             # Hydra swallows exceptions of callbacks; SystemExit it lets through.
             raise SystemExit(1)
