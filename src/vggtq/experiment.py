@@ -4,6 +4,7 @@ Everything is imported by the time it is needed, so that a configuration mistake
 """
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from vggtq.errors import DataError
 from vggtq.progress import Steps
 from vggtq.quant.scheme import Scheme
 from vggtq.record import empty_record, error_entry, write_record
+from vggtq.sweep import SWEEP_VARIABLE
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +44,8 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
     Exceptions end up in the record with status `failed`; only an interruption is raised again, after it has been recorded.
     """
     record = empty_record() | {"name": folder.name, "command": command, "started": _now()}
+    record["sweep"] = os.environ.get(SWEEP_VARIABLE)
     started = time.perf_counter()
-    (folder / PICTURE).unlink(missing_ok=True)  # of an earlier run in this folder
     try:
         record["config"] = plain(cfg)
         record["config_hash"] = config_hash(record["config"])
@@ -57,6 +59,10 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
         raise
     finally:
         record["seconds"]["total"] = time.perf_counter() - started
+        if record["picture"] is None:
+            (folder / PICTURE).unlink(
+                missing_ok=True
+            )  # an earlier run's, which this record does not speak of
         write_record(record, folder)
     return record
 
@@ -153,7 +159,9 @@ class Comparison:
         }
         self.geometry.append({"scene": scene.name, **pair})
         self.scenes.append(describe_scene(scene))
-        self.notes += [f"{scene.name}: {note}" for note in scene.notes]
+        for note in scene.notes:
+            log.info("%s: %s", scene.name, note)
+            self.notes.append(f"{scene.name}: {note}")
         if self.first is None:
             self._keep_first(scene, reference, outputs, peaks)
 

@@ -85,9 +85,10 @@ class VGGTModel:
 
     def __post_init__(self) -> None:
         if self.image_size < 14 or self.image_size % 14:
-            below, above = max(14, self.image_size // 14 * 14), (self.image_size // 14 + 1) * 14
+            near = sorted({max(14, self.image_size // 14 * 14), max(14, (self.image_size // 14 + 1) * 14)})
             raise ConfigError(
-                f"model.image_size={self.image_size} is not a multiple of the patch size 14; try {below} or {above}"
+                f"model.image_size={self.image_size} is not a positive multiple of the patch size 14; "
+                f"try {' or '.join(map(str, near))}"
             )
         if self.source == "":
             raise ConfigError(

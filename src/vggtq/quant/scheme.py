@@ -62,7 +62,7 @@ class Weights:
             )
         if self.granularity != "none" or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={self.group_size}: {self.format} weights have no scales; "
+                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have no scales; "
                 f"leave both out, or choose an integer scheme"
             )
 
@@ -75,7 +75,7 @@ class Weights:
         if self.group_size is not None and self.granularity != "group":
             raise ConfigError(
                 f"group_size={self.group_size} with granularity={self.granularity}: only granularity=group has groups; "
-                f"set group_size=null or granularity=group"
+                f"set group_size=null (a scheme may have set {self.group_size}) or granularity=group"
             )
         if self.group_size is not None and self.group_size < 2:
             raise ConfigError(
@@ -187,6 +187,10 @@ class Scheme:
         return " ".join(_label_parts(self))
 
 
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
 def _label_parts(scheme: Scheme) -> list[str]:
     weights = scheme.weights
     if weights.is_float:
@@ -197,8 +201,8 @@ def _label_parts(scheme: Scheme) -> list[str]:
     parts = [f"{mixed}INT{bits}"]
     if scheme.activations.mode != "none":
         parts = [f"{mixed}W{bits}A{scheme.activations.bits} dynamic"]
-    if weights.granularity == "group" and weights.group_size is not None:
-        parts.append(f"group {weights.group_size}")
+    if weights.granularity == "group":
+        parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
     else:
         parts.append("per-tensor" if weights.granularity == "per_tensor" else "per-channel")
     # Symmetric is the default of groups, asymmetric is worth saying; at 8 bits both are common, so both are said.
