@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from small_vggt import CONFIG, weights
-from vggtq.errors import WeightsError
+from vggtq.errors import ConfigError, WeightsError
 from vggtq.models.checkpoint import WeightsInfo, fingerprint, load_weights_, random_weights_
+from vggtq.models.config import VGGTConfig, parse_config
 from vggtq.models.vggt import VGGT, build
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -79,6 +82,18 @@ def test_folders_prefer_safetensors(tmp_path: Path) -> None:
     fails(folder, r"part-1\.safetensors: shard of model\.safetensors\.index\.json is missing")
     (folder / "model.safetensors.index.json").write_text("[]")
     fails(folder, "not a safetensors index")
+
+
+@pytest.mark.parametrize(
+    "shard", [7, None, "../good.safetensors", "/good.safetensors", "a\\good.safetensors", "C:x.safetensors"]
+)
+def test_shards_stay_in_their_folder(tmp_path: Path, shard: object) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file(weights(), tmp_path / "good.safetensors")
+    index = {"weight_map": dict.fromkeys(weights(), shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    fails(folder, r"index\.json: shard .* is not the name of a \.safetensors file beside it; download")
 
 
 def test_a_network_that_is_already_allocated_is_filled_in_place(safetensors: Path) -> None:
@@ -154,9 +169,11 @@ def test_unexpected_tensors_unless_ignored(safetensors: Path, caplog: pytest.Log
 def test_wrong_shapes_dtypes_and_values(tmp_path: Path) -> None:
     name = "camera_head.token_norm.bias"
     shape = edited(tmp_path, lambda s: s.update({name: torch.zeros(65)}))
-    fails(shape, rf"1 tensors have another shape \({name} is \(65,\), the model needs \(64,\)\)")
+    fails(shape, rf"1 tensor has another shape \({name} is \(65,\), the model needs \(64,\)\)")
     codes = edited(tmp_path, lambda s: s.update({name: torch.zeros(64, dtype=torch.int8)}))
-    fails(codes, "not plain floats.*before quantization")
+    fails(codes, "1 tensor is not plain floats.*before quantization")
+    extra = edited(tmp_path, lambda s: s.update(more=torch.zeros(1)))
+    fails(extra, r"1 tensor is unknown to the model \(more\)")
     for bad in (float("nan"), float("-inf")):
         value = torch.zeros(64)
         value[7] = bad
@@ -166,7 +183,7 @@ def test_wrong_shapes_dtypes_and_values(tmp_path: Path) -> None:
 def test_a_refused_checkpoint_leaves_the_network_alone(tmp_path: Path) -> None:
     path = edited(tmp_path, lambda s: s.pop("camera_head.token_norm.bias"))
     model = empty()
-    fails(path, "1 of 741", model)
+    fails(path, "1 of 741 tensors is missing", model)
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -187,15 +204,32 @@ def test_damaged_files(tmp_path: Path, safetensors: Path, suffix: str) -> None:
     fails(path, r"damaged\.\S+: truncated")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "content", [b"garbage", b"hello world", b"<html>404</html>", b"h\x05.", b"\xbd", b"\x80\x11x.", b"c\xff\n"]
+)
+def test_the_reason_why_a_file_is_not_read_can_be_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    fails(
+        tmp_path / "a.pt",
+        r"a\.pt: (damaged|truncated) or not a PyTorch file( \(\w*[a-z ]+.*\))?; download it again$",
+    )
+    with pytest.raises(WeightsError) as error:
+        load_weights_(empty(), str(tmp_path / "a.pt"))
+    assert not any(word in str(error.value) for word in ("(5)", "(101)", "empty list", "codec"))
+
+
 class Malicious:
     def __reduce__(self) -> tuple:
         return (os.system, ("echo never",))
 
 
+@pytest.mark.filterwarnings("error")
 def test_pickled_code_is_refused(tmp_path: Path) -> None:
     torch.save({"model": Malicious()}, tmp_path / "zip.pt")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Malicious(), protocol=2))
-    for name in ("zip.pt", "raw.pt"):
+    (tmp_path / "newer.bin").write_bytes(pickle.dumps(Malicious(), protocol=3))
+    for name in ("zip.pt", "raw.pt", "newer.bin"):
         fails(tmp_path / name, "holds pickled code, which is refused")
 
 
@@ -256,6 +290,28 @@ def test_hub_errors(monkeypatch: pytest.MonkeyPatch, error: Exception, message: 
     fails("owner/name", f"^owner/name@dev: .*{message}", revision="dev")
 
 
+def test_the_hub_client_is_silent_and_an_absent_network_is_tried_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def download(repo: str, name: str, **options: Any) -> str:
+        calls.append((name, options["local_files_only"]))
+        for logger in ("huggingface_hub.utils._http", "httpx", "httpcore"):
+            logging.getLogger(logger).error("Retrying in 1s")
+        warnings.warn("unauthenticated", stacklevel=1)
+        raise answer(hub.LocalEntryNotFoundError)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    levels = [logging.getLogger(name).level for name in ("huggingface_hub", "httpx", "httpcore")]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fails("owner/name", "cannot be reached")
+    assert calls == [("model.safetensors", False), ("model.pt", True)]
+    assert not caught and "Retrying" not in caplog.text
+    assert [logging.getLogger(name).level for name in ("huggingface_hub", "httpx", "httpcore")] == levels
+
+
 def test_offline_without_cache_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -277,7 +333,7 @@ def test_hub_offline_cache(
     monkeypatch.setattr(
         huggingface_hub,
         "hf_hub_download",
-        lambda repo, name, revision: original(repo, name, revision=revision, cache_dir=tmp_path),
+        lambda *args, **options: original(*args, **options, cache_dir=tmp_path),
     )
     model = empty()
     info = load_weights_(model, "facebook/VGGT-1B")
@@ -285,3 +341,36 @@ def test_hub_offline_cache(
     assert info.license == "CC BY-NC 4.0 (non-commercial)"
     assert "licence: CC BY-NC 4.0 (non-commercial)" in caplog.text
     assert info.fingerprint == fingerprint(model)
+
+
+# The configuration of the network that a checkpoint fills: every value of a wrong kind is a ConfigError.
+
+ODD = ["x", "", None, [], {}, [1, 2, 3, 4, 5], b"abcd", float("nan"), float("inf"), -1, -0.5, 10**400, 1e308, object()]
+KEYS = [
+    (section.name, key.name, getattr(getattr(VGGTConfig(), section.name), key.name))
+    for section in fields(VGGTConfig)
+    for key in fields(getattr(VGGTConfig(), section.name))
+]
+
+
+@pytest.mark.parametrize(("section", "key", "default"), KEYS, ids=lambda value: str(value))
+def test_every_key_refuses_odd_values(section: str, key: str, default: object) -> None:
+    odd = [*ODD, *([1.5, "3", True] if not isinstance(default, bool | float) else ["1", 10**7])]
+    for value in [*odd, *([[item] * 4 for item in odd] if isinstance(default, tuple) else [])]:
+        with pytest.raises(ConfigError) as error:
+            parse_config({section: {key: value}})
+        assert f"{section}.{key}" in str(error.value) and "\n" not in str(error.value)
+        assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("config", [[], 0, "", False, 3, "vggt", [1], {1: {}}, {"dpt": None}, {"dpt": {None: 1}}])
+def test_what_is_no_mapping_is_refused(config: Any) -> None:
+    with pytest.raises(ConfigError):
+        parse_config(config)
+    assert parse_config(None) == parse_config({}) == VGGTConfig()
+
+
+def test_no_hidden_layer_is_empty() -> None:
+    for section in ("aggregator", "patch_embed"):
+        with pytest.raises(ConfigError, match=rf"{section}\.mlp_ratio: 0\.0001 .* 1024"):
+            parse_config({section: {"mlp_ratio": 1e-4}})

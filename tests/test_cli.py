@@ -103,7 +103,8 @@ def test_the_eight_schemes_are_the_eight_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bits=9"], "bits=9 is not one of 2, 3, 4"),
+        (["bits=9"], "bits=9: integer weights have 2 to 8 or 16 bits"),
+        (["dataset=null"], "name one of its options"),
         (["group_size=96"], "scheme.weights.group_size=96"),
         (["granularity=per_tensor", "group_size=64"], "set group_size=null"),
         (["dataset=images", "dataset.path=/nowhere"], "/nowhere"),
@@ -154,6 +155,31 @@ def test_ctrl_c_leaves_a_record_and_status_130(tmp_path: Path) -> None:
     assert record["status"] == "failed"
     assert record["error"]["type"] == "KeyboardInterrupt"
     assert record["fidelity"]["depth"]["mae"] > 0, "what was known by then is kept"
+
+
+def test_sigterm_is_recorded(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vggtq.run", *TINY, "timing.rounds=100000", "timing.references=[fp32]"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("outputs/runs/*/comparison.png")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, out + err
+    assert "Traceback" not in out + err
+    assert records(tmp_path)[0]["error"]["message"] == "terminated by SIGTERM"
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("in the way")
+    done = vggtq(tmp_path, *FAST)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*outputs.*hydra.run.dir=DIR\n", done.stderr)
 
 
 def test_help_shows_commands_and_choices(tmp_path: Path) -> None:

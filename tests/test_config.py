@@ -1,5 +1,7 @@
 """Every YAML composes, every spelling works, and what cannot work says so before anything is loaded."""
 
+import dataclasses
+import importlib
 import itertools
 import re
 
@@ -83,6 +85,11 @@ def test_a_scheme_sets_defaults_and_the_command_line_wins() -> None:
         ("--multirun", "--multirun"),
         ("bits", "bits"),
         ("bits=(4", "bits=(4"),
+        ("bits=glob(*)", "bits=glob(*)"),
+        ("dataset.path=my photos", "dataset.path=my photos"),
+        ("dataset.path=照片/é (1)", "dataset.path='照片/é (1)'"),
+        ("dataset.path=it's here", r"dataset.path='it\'s here'"),
+        ("dataset.path='my photos'", "dataset.path='my photos'"),
     ],
 )
 def test_numbers_are_quoted_for_hydra(typed: str, passed: str) -> None:
@@ -112,10 +119,16 @@ def test_numeric_groups_are_those_whose_options_are_not_words() -> None:
         (["scheme.mixed.normal_bits=4"], "without scheme.mixed.sensitive"),
         (["scheme.layers.types=[Linaer]"], "Linaer is not one of.*did you mean Linear"),
         (["scheme.layers.types=[]"], "name at least one"),
-        (["model.image_size=100"], "image_size=100 is not a multiple of the patch size 14; try 98 or 112"),
+        (["model.image_size=100"], "image_size=100 is not a positive multiple of the patch size 14; try 98 or 112"),
+        (["model.image_size=0"], "try 14$"),
+        (["seed=-1"], "seed=-1: seeds lie between 0 and 4294967295"),
+        (["+foo=1"], "foo is not an option"),
+        (["+timing.round=1"], "timing.round is not an option; did you mean rounds"),
+        (["+dataset.max_image=3"], "dataset.max_image is not an option"),
+        (["scheme=mixed_precision", "scheme.mixed.sensitive_bits=16"], "scale_dtype=float16 with bits=16"),
         (["dataset=images"], "dataset.path"),
         (["dataset=eth3d", "scene=courtyrd"], "courtyrd.*did you mean courtyard"),
-        (["dataset=motorcycle", "+scene=office"], "scene=office: dataset=motorcycle has no scenes"),
+        (["dataset=motorcycle", "scene=office"], "scene=office: dataset=motorcycle has no scenes"),
         (["dataset.mode=croop"], "Mode must be either 'crop' or 'pad'"),
         (["timing.rounds=0"], "timing.rounds=0"),
         (["timing.references=[fp23]"], "fp23 is not one of"),
@@ -126,7 +139,6 @@ def test_numeric_groups_are_those_whose_options_are_not_words() -> None:
     ],
 )  # fmt: skip
 def test_impossible_combinations_name_value_rule_and_remedy(overrides: list[str], message: str) -> None:
-    overrides = [o.removeprefix("+") if o.startswith("+scene") else o for o in overrides]
     with pytest.raises(ConfigError, match=message):
         validated(compose(overrides))
 
@@ -134,11 +146,18 @@ def test_impossible_combinations_name_value_rule_and_remedy(overrides: list[str]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["bits=9"], "bits=9 is not one of 2, 3, 4, 5, 6, 7, 8, 16, 32"),
-        (["group_size=96"], "group_size=96 is not one of 16, .*256, null; .* scheme.weights.group_size=96$"),
+        (["bits=9"], "bits=9: integer weights have 2 to 8 or 16 bits"),
+        (["group_size=96"], "group_size=96 is not one of 16, .*256, null; .* scheme.weights.group_size=96 with"),
         (["group_size=0"], "group_size=0 is not one of .*at least 2"),
         (["scheme=int4_grup"], "did you mean int4_group"),
         (["device=gpu"], "device=gpu is not one of auto, cpu, cuda"),
+        (["scheme=INT4_GROUP"], "did you mean int4_group"),
+        (["scheme=mixed"], "did you mean mixed_precision"),
+        (["scheme=null"], "name one of its options"),
+        (["scheme=4"], "name one of its options"),
+        (["experiment=eight_schemes"], r"\+experiment=eight_schemes"),
+        (["bits=4,"], "bits=4, cannot be read"),
+        (["group_size=abc"], "group_size=abc is not one of .*null$"),
         (["dataset.max_image=4"], "dataset.max_image is not an option"),
         (["seeed=1"], "seeed is not an option; did you mean seed"),
         (["seed=abc"], "seed.*'abc' of type 'str' could not be converted to Integer"),
@@ -181,8 +200,29 @@ def test_different_configurations_have_different_names() -> None:
         (["scheme=int4_group", "group_size=64"], "INT4 group 64"),
         (["scheme=int8_dynamic"], "W8A8 dynamic per-channel symmetric"),
         (["scheme=mixed_precision"], "mixed INT4/8 group 128"),
-        (["scheme=int4_group", "group_size=null"], "INT4 per-channel"),
+        (["scheme=int4_group", "group_size=null"], "INT4 whole-row groups"),
+        (["scheme=mixed_precision", "scheme.activations.mode=dynamic"], "mixed W4/8A8 dynamic group 128"),
     ],
 )
 def test_labels(overrides: list[str], label: str) -> None:
     assert validated(compose(overrides)).scheme.label == label
+
+
+@pytest.mark.parametrize(
+    "path", ["my photos", "照片/é (1)", "it's here", "<script>alert(1)</script>", "C:\\new x"]
+)
+def test_paths_arrive_as_they_were_typed(path: str) -> None:
+    assert compose(["dataset=images", f"dataset.path={path}"]).dataset.path == path
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in ("model", "dataset") for o in options(g)])
+def test_every_field_of_a_dataclass_is_in_its_yaml(group: str, option: str) -> None:
+    node = plain(compose([f"{group}={option}"]))[group]
+    module, _, name = node["_target_"].rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    assert {f.name for f in dataclasses.fields(cls)} == set(node) - {"_target_"}
+
+
+def test_the_seed_reaches_the_weights() -> None:
+    assert validated(compose(["seed=5"])).model.seed == 5
+    assert validated(compose(["seed=5", "model.seed=7"])).model.seed == 7

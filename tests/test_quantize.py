@@ -2,6 +2,8 @@
 
 import copy
 import json
+import pickle
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from vggtq.config import compose, options, validated
 from vggtq.errors import QuantizationError
 from vggtq.models.loading import share_parameters
 from vggtq.quant.layers import conv_transpose_weight, weight_rows
-from vggtq.quant.quantize import select_layers
+from vggtq.quant.select import select_layers
 from vggtq.quant.size import resident_bytes, stored_bytes, stored_tensors
 
 ALL = Layers(skip_first_last=False)
@@ -163,6 +165,30 @@ def test_attention_keeps_its_interface(need_weights: bool, batch_first: bool, cr
         torch.testing.assert_close(out[1], expected[1], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("average", [False, True])
+def test_attention_masks_padding_and_unbatched_inputs(average: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 4, batch_first=True)}).requires_grad_(False)
+    x, padding = torch.randn(3, 5, 16), torch.zeros(3, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    calls = [
+        ((x, x, x), {"key_padding_mask": padding, "average_attn_weights": average}),
+        ((x, x, x), {"attn_mask": causal, "is_causal": True, "need_weights": False}),
+        ((x, x, x), {"attn_mask": causal.expand(12, 5, 5)}),
+        ((x[0], x[0], x[0]), {"average_attn_weights": average}),
+        ((x[0], x[1], x[1]), {"key_padding_mask": padding[1]}),
+    ]
+    expected = [model["attention"](*inputs, **extra) for inputs, extra in calls]
+    quantize_(model, Scheme(weights=Weights(bits=16), layers=ALL))
+    for (inputs, extra), (out, maps) in zip(calls, expected, strict=True):
+        got, got_maps = model["attention"](*inputs, **extra)
+        torch.testing.assert_close(got, out, rtol=1e-3, atol=1e-3)
+        assert (got_maps is None) == (maps is None)
+        if maps is not None:
+            torch.testing.assert_close(got_maps, maps, rtol=1e-3, atol=1e-3)
+
+
 def test_first_and_last_layers_are_kept_unless_asked(net: Net) -> None:
     kept = {k.name: k.reason for k in quantize_(copy.deepcopy(net), Scheme()).kept}
     assert kept["one_row"] == "first or last layer"
@@ -242,7 +268,16 @@ def test_tied_weights_stay_tied_and_count_once() -> None:
     model[1].weight = model[0].weight
     quantize_(model, Scheme(layers=ALL))
     assert model[0].codes.data_ptr() == model[1].codes.data_ptr()
+    assert stored_bytes(model) == resident_bytes(model) == 64 * 64 + 64 * 4
+
+
+def test_tied_weights_count_once_in_the_file_whatever_the_kernel() -> None:
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False))
+    model[1].weight = model[0].weight
+    scheme = configured("scheme=int8_dynamic", "scheme.layers.skip_first_last=false")
+    quantize_(model, scheme)
     assert stored_bytes(model) == 64 * 64 + 64 * 4
+    assert set(stored_tensors(model)) == {"0.codes", "0.scale"}
 
 
 def test_a_weight_that_an_embedding_shares_stays_in_float() -> None:
@@ -261,13 +296,98 @@ def test_a_module_in_two_places_is_replaced_in_both() -> None:
     assert not isinstance(model["b"][0], nn.Linear)
 
 
-def test_subclasses_are_left_alone() -> None:
+def test_what_cannot_be_replaced_is_kept_and_says_why() -> None:
     class Scaled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4))
-    assert [layer.name for layer in quantize_(model, Scheme(layers=ALL)).layers] == ["1"]
+    hooked = nn.Linear(4, 4)
+    hooked.register_forward_hook(lambda *_: None)
+    model = nn.ModuleDict(
+        {
+            "plain": nn.Linear(4, 4),
+            "subclass": Scaled(4, 4),
+            "hooked": hooked,
+            "normed": nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+            "kv": nn.MultiheadAttention(4, 2, add_bias_kv=True),
+            "wide": nn.MultiheadAttention(4, 2, kdim=6, vdim=6),
+        }
+    )
+    result = quantize_(model, Scheme(layers=ALL))
+    assert [layer.name for layer in result.layers] == ["plain"]
+    assert {k.name: k.reason for k in result.kept} == {
+        "subclass": "Scaled may do more than Linear",
+        "hooked": "has forward hooks",
+        "normed": "ParametrizedLinear may do more than Linear",
+        "kv.in_proj": "add_bias_kv and add_zero_attn are not supported",
+        "kv.out_proj": "add_bias_kv and add_zero_attn are not supported",
+        "wide.in_proj": "key and value have widths of their own",
+        "wide.out_proj": "key and value have widths of their own",
+    }
+
+
+def test_torch_s_own_encoder_goes_on_working() -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False
+    )
+    model = nn.Sequential(encoder, nn.Linear(16, 4)).eval().requires_grad_(False)
+    x = torch.randn(2, 5, 16)
+    expected = encoder(x)
+    result = quantize_(model, Scheme(layers=ALL))
+    assert torch.equal(encoder(x), expected)
+    assert [layer.name for layer in result.layers] == ["1"]
+    assert any("reads its weights itself" in kept.reason for kept in result.kept)
+
+
+def test_convolutions_that_share_a_weight_have_rows_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"down": nn.Conv2d(8, 8, 3), "up": nn.ConvTranspose2d(8, 8, 3)}).requires_grad_(
+        False
+    )
+    model["up"].weight = model["down"].weight
+    x = torch.randn(1, 8, 6, 6)
+    expected = model["down"](x), model["up"](x)
+    quantize_(model, Scheme(layers=CONVS))
+    for out, exact in zip((model["down"](x), model["up"](x)), expected, strict=True):
+        assert (out - exact).norm() / exact.norm() < 0.01
+
+
+def test_float_weights_are_released_as_their_replacements_arrive() -> None:
+    model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(3)])
+    references = [weakref.ref(layer) for layer in model]
+    alive = []
+    quantize_(
+        model, Scheme(layers=ALL), on_layer=lambda *_: alive.append(sum(r() is not None for r in references))
+    )
+    assert alive[-1] <= 1
+    assert alive == sorted(alive, reverse=True)
+
+
+def test_a_sensitive_pattern_that_only_matches_kept_layers_is_an_error(net: Net) -> None:
+    with pytest.raises(QuantizationError, match="'conv' matches only layers that stay in float"):
+        quantize_(net, Scheme(mixed=Mixed(sensitive=["conv"])))
+
+
+@pytest.mark.parametrize("scheme", ["int8_dynamic", "fp16", "int4_group", "int8_asymmetric"])
+def test_quantized_models_can_be_copied_pickled_and_cast(scheme: str, net: Net, images: Tensor) -> None:
+    quantize_(net, configured(f"scheme={scheme}"))
+    expected = net(images)
+    assert torch.equal(copy.deepcopy(net)(images), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(net))(images), expected)
+    kept = net.state_dict()
+    assert {name for name in stored_tensors(net) if "mlp" in name} <= set(kept)
+    net.mlp.half()
+    for tensor in stored_tensors(net.mlp).values():
+        assert tensor.dtype in (torch.uint8, torch.float16) or tensor.shape[1:] != ()
+    assert stored_tensors(net)["mlp.0.codes"].equal(kept["mlp.0.codes"])
+    assert all(torch.equal(t, kept[n]) for n, t in stored_tensors(net).items() if n.endswith("scale"))
+
+
+def test_layers_laid_out_for_the_cpu_refuse_to_move(net: Net) -> None:
+    quantize_(net, configured("scheme=int8_dynamic"))
+    with pytest.raises(RuntimeError, match="quantize_ the model after moving it"):
+        net.to("meta")
 
 
 def test_bfloat16_models_stay_bfloat16() -> None:

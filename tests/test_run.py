@@ -188,6 +188,25 @@ def test_failures_are_recorded_with_their_reason(
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_failed_rerun_keeps_what_was_measured_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = recorded(tmp_path, "picture_frames=1")
+    assert (tmp_path / "comparison.png").exists()
+    monkeypatch.setattr("vggtq.quant.size.stored_bytes", lambda model: 1 / 0)
+    assert recorded(tmp_path, "picture_frames=1")["status"] == "failed"
+    assert json.loads((tmp_path / "result.previous.json").read_text()) == first
+    assert not (tmp_path / "comparison.png").exists()
+    assert recorded(tmp_path)["status"] == "failed"
+    assert json.loads((tmp_path / "result.previous.json").read_text()) == first
+
+
+def test_threads_of_one_run_do_not_leak_into_the_next(tmp_path: Path) -> None:
+    default = recorded(tmp_path / "a")["environment"]["threads"]
+    assert recorded(tmp_path / "b", f"device.threads={default + 1}")["environment"]["threads"] == default + 1
+    assert recorded(tmp_path / "c")["environment"]["threads"] == default
+
+
 def test_bugs_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vggtq.quant.size.stored_bytes", lambda model: 1 / 0)
     error = recorded(tmp_path)["error"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import Glob, IntervalSweep, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -98,6 +98,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
             raise ConfigError(f"depth_alignment={self.depth_alignment} is not one of median, lstsq, none")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed}: seeds lie between 0 and {2**32 - 1}")
         if self.picture_frames < 0:
             raise ConfigError(f"picture_frames={self.picture_frames}: use 0 for no picture, or more")
 
@@ -110,6 +112,7 @@ def register() -> None:
 
 def validated(cfg: DictConfig) -> Config:
     """The typed configuration, with model and dataset instantiated. Raises ConfigError; reads no model and no image."""
+    _check_keys(cfg, OmegaConf.structured(Config))
     try:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -125,6 +128,18 @@ def validated(cfg: DictConfig) -> Config:
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     return config
+
+
+def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
+    """Raises ConfigError for keys that were added with + and that nobody reads."""
+    for key in map(str, cfg):
+        if key == "hydra" or (not prefix and key in ("model", "dataset")):
+            continue  # these have schemas of their own
+        if key not in schema:
+            raise ConfigError(f"{prefix}{key} is not an option{did_you_mean(key, map(str, schema))}")
+        child, known = cfg._get_node(key), schema._get_node(key)
+        if isinstance(child, DictConfig) and isinstance(known, DictConfig):
+            _check_keys(child, known, f"{prefix}{key}.")
 
 
 def instantiate(node: dict[str, Any], key: str) -> Any:
@@ -188,25 +203,38 @@ def _name(config: dict[str, Any], key: str) -> str:
 def quote_numbers(argv: Sequence[str]) -> list[str]:
     """`group_size=64` → `group_size='64'`, in sweeps too: Hydra 1.3 refuses numbers as options of a group.
 
-    Sweeps written as lists, choice(…) or range(…) become lists of quoted options. Other arguments pass unchanged.
+    Sweeps written as lists, choice(…) or range(…) become lists of quoted options. Values that Hydra cannot read, such as paths
+    with spaces, are quoted too. Other arguments pass unchanged.
     """
     return [_quoted(argument) for argument in argv]
 
 
 def _quoted(argument: str) -> str:
-    key = argument.partition("=")[0].lstrip("+")
-    if key not in NUMERIC_GROUPS or "=" not in argument:
+    key, is_override, value = argument.partition("=")
+    if not is_override or argument.startswith("-"):
         return argument
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return argument  # Hydra reports the syntax error itself
-    values = (
-        list(override.sweep_iterator(_as_text))
-        if override.is_sweep_override()
-        else [_as_text(override.value())]
-    )
-    return argument.partition("=")[0] + "=" + ",".join(f"'{value}'" for value in values)
+        return _quoted_text(key, value) or argument  # what cannot be mended, Hydra reports itself
+    if key.lstrip("+") not in NUMERIC_GROUPS or isinstance(override.value(), Glob | IntervalSweep):
+        return argument  # (what a glob stands for is known to Hydra alone)
+    swept = override.is_sweep_override()
+    values = list(override.sweep_iterator(_as_text)) if swept else [_as_text(override.value())]
+    return f"{key}=" + ",".join(f"'{value}'" for value in values)
+
+
+def _quoted_text(key: str, value: str) -> str | None:
+    """A path with spaces or other signs that Hydra's grammar lacks, as a quoted string; None for anything structured."""
+    if not value.strip() or value.lstrip()[0] in "[{('\"" or value.rstrip().endswith(","):
+        return None
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    candidate = f"{key}='{escaped}'"
+    try:
+        OverridesParser.create().parse_override(candidate)
+    except HydraException:
+        return None
+    return candidate
 
 
 def _as_text(value: Any) -> str:

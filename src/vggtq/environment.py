@@ -3,11 +3,13 @@
 import functools
 import os
 import platform
+import random
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import vggtq
@@ -32,20 +34,29 @@ def resolve_device(device: Device) -> torch.device:
     if device.name == "cuda" and not torch.cuda.is_available():
         why = "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA GPU"
         raise ConfigError(f"device=cuda: {why}; use device=cpu or device=auto")
-    if device.threads is not None:
-        torch.set_num_threads(device.threads)
+    # null is torch's own choice, not what an earlier run of this process asked for
+    torch.set_num_threads(device.threads or _default_threads())
     name = device.name if device.name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
+@functools.cache
+def _default_threads() -> int:
+    return torch.get_num_threads()
+
+
 def make_deterministic(seed: int) -> None:
-    """One seed for torch and NumPy's users, and kernels that give the same numbers in every run."""
+    """One seed for all generators, and kernels that give the same numbers in every run."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # the global generator is what third parties draw from
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # TF32 convolutions are off by 1e-3, more than 8-bit weights cost
     torch.backends.cuda.matmul.allow_tf32 = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory with NaN would find bugs, at the price of one more pass over everything that is timed.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def environment(device: torch.device, seed: int) -> dict[str, Any]:

@@ -30,5 +30,8 @@ class MissingExtraError(VggtqError, ImportError):
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """`'; did you mean int4_group?'` for the closest option, or an empty string."""
-    close = difflib.get_close_matches(value, list(options), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    by_lower = {option.lower(): option for option in options}
+    lower = value.lower()
+    close = [name for name in by_lower if lower and name.startswith(lower)][:1]
+    close = close or difflib.get_close_matches(lower, list(by_lower), n=1)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""

@@ -4,6 +4,7 @@ Everything is imported by the time it is needed, so that a configuration mistake
 """
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from vggtq.errors import DataError
 from vggtq.progress import Steps
 from vggtq.quant.scheme import Scheme
 from vggtq.record import empty_record, error_entry, write_record
+from vggtq.sweep import SWEEP_VARIABLE
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,7 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
     Exceptions end up in the record with status `failed`; only an interruption is raised again, after it has been recorded.
     """
     record = empty_record() | {"name": folder.name, "command": command, "started": _now()}
+    record["sweep"] = os.environ.get(SWEEP_VARIABLE)
     started = time.perf_counter()
     try:
         record["config"] = plain(cfg)
@@ -56,6 +59,10 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
         raise
     finally:
         record["seconds"]["total"] = time.perf_counter() - started
+        if record["picture"] is None:
+            (folder / PICTURE).unlink(
+                missing_ok=True
+            )  # an earlier run's, which this record does not speak of
         write_record(record, folder)
     return record
 
@@ -71,7 +78,8 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     seconds: dict[str, float] = record["seconds"]
 
     from vggtq.models.loading import share_parameters
-    from vggtq.quant.quantize import quantize_, select_layers
+    from vggtq.quant.quantize import quantize_
+    from vggtq.quant.select import select_layers
 
     select_layers(
         config.model.skeleton(), config.scheme
@@ -129,11 +137,11 @@ class Comparison:
         from vggtq.measure import PeakMemory
         from vggtq.metrics.geometry import evaluate
 
-        with _timed(seconds, "predict_reference"):
+        peaks = {"reference": PeakMemory(self.device), "quantized": PeakMemory(self.device)}
+        with peaks["reference"], _timed(seconds, "predict_reference"):
             reference = self.model.predict(scene.images)
         steps.advance()
-        peak = PeakMemory(self.device)
-        with _timed(seconds, "predict_quantized"), peak:
+        with peaks["quantized"], _timed(seconds, "predict_quantized"):
             outputs = self.model.predict(scene.images, self.twin)
         steps.advance()
         self.fidelity.update(outputs, reference)
@@ -151,12 +159,14 @@ class Comparison:
         }
         self.geometry.append({"scene": scene.name, **pair})
         self.scenes.append(describe_scene(scene))
-        self.notes += [f"{scene.name}: {note}" for note in scene.notes]
+        for note in scene.notes:
+            log.info("%s: %s", scene.name, note)
+            self.notes.append(f"{scene.name}: {note}")
         if self.first is None:
-            self._keep_first(scene, reference, outputs, peak)
+            self._keep_first(scene, reference, outputs, peaks)
 
     def _keep_first(
-        self, scene: "Scene", reference: "dict[str, Tensor]", outputs: "dict[str, Tensor]", peak: Any
+        self, scene: "Scene", reference: "dict[str, Tensor]", outputs: "dict[str, Tensor]", peaks: Any
     ) -> None:
         frames = min(self.config.picture_frames, len(scene.images))
         self.first = (
@@ -164,10 +174,14 @@ class Comparison:
             reference["depth"][:frames, ..., 0].clone(),
             outputs["depth"][:frames, ..., 0].clone(),
         )
+        quantized, plain_model = peaks["quantized"], peaks["reference"]
         self.memory = {
-            "peak_rss_bytes": peak.peak_bytes,
-            "predict_peak_increase_bytes": peak.increase_bytes,
-            "cuda_peak_bytes": peak.cuda_bytes,
+            "peak_rss_bytes": quantized.peak_bytes,
+            "predict_peak_increase_bytes": quantized.increase_bytes,
+            "reference_predict_peak_increase_bytes": plain_model.increase_bytes,
+            "cuda_peak_bytes": quantized.cuda_peak_bytes,
+            "cuda_predict_increase_bytes": quantized.cuda_increase_bytes,
+            "cuda_reference_predict_increase_bytes": plain_model.cuda_increase_bytes,
         }
 
     def result(self) -> dict[str, Any]:
@@ -221,11 +235,11 @@ class Comparison:
                 references[name] = {"skipped": skipped}
                 continue
             steps.step(f"timing against {name}", total=None)
-            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=name == "bf16")
+            module = self.model.bfloat16_twin() if name == "bf16" else self.model.module
 
-            def reference(autocast: Any = autocast) -> None:
-                with autocast:
-                    self.model.module(images)
+            def reference(module: Any = module, bf16: bool = name == "bf16") -> None:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                    module(images)
 
             with torch.inference_mode():
                 entry = paired_latency(
@@ -244,6 +258,8 @@ class Comparison:
 
     def _references(self) -> Iterator[tuple[str, str | None]]:
         """(fp32 or bf16, None or why it is skipped), each once."""
+        import torch
+
         from vggtq.environment import cpu_name, has_bf16
 
         seen = set()
@@ -253,7 +269,8 @@ class Comparison:
                 continue
             seen.add(resolved)
             lacks = name == "auto" and not has_bf16(self.device)
-            yield resolved, f"{cpu_name()} does not multiply bfloat16 in hardware" if lacks else None
+            hardware = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
+            yield resolved, f"{hardware} does not multiply bfloat16 in hardware" if lacks else None
 
 
 def _scenes(dataset: Any) -> "Iterator[Scene]":

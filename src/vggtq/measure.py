@@ -5,6 +5,9 @@ that drift of the clock, of the caches and of the machine's other work hits both
 within pairs; all samples are kept.
 """
 
+import contextlib
+import ctypes
+import gc
 import statistics
 import sys
 import time
@@ -65,22 +68,25 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 class PeakMemory:
-    """Peak of the process' resident memory within a `with` block, and on CUDA the peak of allocated memory.
+    """Peak memory within a `with` block: resident memory of the process, and on CUDA what torch allocated.
 
-    Linux lets a process reset its peak; elsewhere the peak since the start of the process is all there is, and the increase
-    is None.
+    peak_bytes: the highest level; increase_bytes: above the level at entry. Linux lets a process reset its peak; elsewhere the
+    peak since the start of the process is all there is, and the increase is None.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.increase_bytes: int | None = None
-        self.cuda_bytes: int | None = None
+        self.cuda_peak_bytes: int | None = None
+        self.cuda_increase_bytes: int | None = None
 
     def __enter__(self) -> "PeakMemory":
+        _release_free_memory()  # so that what an earlier prediction left behind does not hide what this one needs
         self._resettable = _reset_peak()
         self._before = _status_bytes("VmRSS")
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+            self._cuda_before = torch.cuda.memory_allocated(self.device)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,8 +94,16 @@ class PeakMemory:
         if self._resettable and peak is not None and self._before is not None:
             self.increase_bytes = max(0, peak - self._before)
         if self.device.type == "cuda":
-            self.cuda_bytes = torch.cuda.max_memory_allocated(self.device)
+            self.cuda_peak_bytes = torch.cuda.max_memory_allocated(self.device)
+            self.cuda_increase_bytes = self.cuda_peak_bytes - self._cuda_before
         self.peak_bytes = peak if peak is not None else _lifetime_peak()
+
+
+def _release_free_memory() -> None:
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> bool:

@@ -1,5 +1,6 @@
 """The comparison picture of a run: input, FP32 depth, quantized depth and their difference, one row per frame."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,12 @@ def draw_comparison(
     bar.locator = _few_ticks()
     bar.update_ticks()
     figure.suptitle(caption, fontsize=10)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, dpi=110, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _few_ticks() -> Any:

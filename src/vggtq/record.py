@@ -12,9 +12,21 @@ from vggtq.errors import VggtqError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "result.json"
+PREVIOUS_NAME = "result.previous.json"
 
 KEYS = (
-    *("schema_version", "status", "error", "name", "command", "started", "seconds", "config", "config_hash"),
+    *(
+        "schema_version",
+        "status",
+        "error",
+        "name",
+        "command",
+        "sweep",
+        "started",
+        "seconds",
+        "config",
+        "config_hash",
+    ),
     *(
         "environment",
         "scheme",
@@ -41,21 +53,24 @@ def empty_record() -> dict[str, Any]:
     }
 
 
-def error_entry(error: BaseException) -> dict[str, str]:
-    """The record's `error`. An interruption says so, since its own message is empty."""
+def error_entry(error: BaseException) -> dict[str, Any]:
+    """The record's `error`. `expected`: the message tells the user all there is to know, so no traceback is shown."""
     message = str(error) or {"KeyboardInterrupt": "interrupted by the user"}.get(
         type(error).__name__, repr(error)
     )
-    trace = "".join(traceback.format_exception(error))
     return {
         "type": type(error).__name__,
         "message": message,
-        "traceback": "" if isinstance(error, VggtqError) else trace,
+        "expected": isinstance(error, VggtqError),
+        "traceback": "".join(traceback.format_exception(error)),
     }
 
 
 def write_record(record: dict[str, Any], folder: Path) -> Path:
-    """Writes `result.json` atomically: a reader sees the old file or the new one, never a part."""
+    """Writes `result.json` atomically: a reader sees the old file or the new one, never a part.
+
+    A failed run does not destroy what an earlier one measured: that record is kept as `result.previous.json`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(jsonable(record), indent=1, allow_nan=False, ensure_ascii=False)
     path = folder / FILE_NAME
@@ -65,11 +80,20 @@ def write_record(record: dict[str, Any], folder: Path) -> Path:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if record["status"] != "ok" and _is_ok(path):
+            path.replace(folder / PREVIOUS_NAME)
         os.replace(temporary, path)  # noqa: PTH105
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _is_ok(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == "ok")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def jsonable(value: Any) -> Any:

@@ -9,17 +9,19 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from vggtq import sweep
 from vggtq.config import CONF, compose, first_line, options, quote_numbers, register
 from vggtq.errors import VggtqError, did_you_mean
 from vggtq.experiment import run
@@ -30,24 +32,39 @@ _failed: list[str] = []  # the reason why the single run of this process failed
 
 
 def main() -> NoReturn:
-    """Entry point; ends the process with 0, 1 after a failure, 130 after an interruption."""
-    arguments = quote_numbers(sys.argv[1:])
-    # argparse takes all overrides in one piece; users write --multirun anywhere.
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+    """Entry point; ends the process with 0, 1 after a failure, 130 or 143 after an interruption."""
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # Hydra raises instead of printing, so that one line can be made of it
     )
+    for name in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+        if name is not None:
+            signal.signal(name, _terminate)
     register()
     try:
+        # argparse takes all overrides in one piece; users write --multirun anywhere.
+        arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+        sys.argv[1:] = quote_numbers(arguments)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (VggtqError, HydraException, OmegaConfBaseException) as error:
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (VggtqError, HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if _wants_traceback():
             raise
         sys.exit(f"error: {explain(error)}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        sweep.summarize_interrupted()
         print("interrupted; the record of the run says so", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(interruption, Terminated) else 130)
     sys.exit(1 if _failed else 0)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: what a scheduler or a closed terminal sends. Recorded like Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated(f"terminated by {signal.Signals(number).name}")
 
 
 def task(cfg: DictConfig) -> None:
@@ -58,9 +75,12 @@ def task(cfg: DictConfig) -> None:
     shown = _relative(folder / "result.json")
     if record["status"] == "failed":
         error = record["error"]
-        hint = f"; the traceback is in {shown}" if error["traceback"] else f" (recorded in {shown})"
-        log.error("error: %s%s", error["message"].splitlines()[0], hint)
-        if hydra_config.verbose and error["traceback"]:
+        hint = (
+            f" (recorded in {shown})" if error["expected"] else f"; unexpected: the traceback is in {shown}"
+        )
+        kind = "" if error["expected"] else f"{error['type']}: "
+        log.error("error: %s%s%s", kind, error["message"].splitlines()[0], hint)
+        if hydra_config.verbose:
             log.error(error["traceback"])
         _failed.append(error["message"])
         return
@@ -68,16 +88,7 @@ def task(cfg: DictConfig) -> None:
         log.info("picture %s", _relative(folder / record["picture"]))
     log.info("record  %s", shown)
     if hydra_config.mode != RunMode.MULTIRUN:
-        print_summary([record])
-
-
-def print_summary(records: list[dict[str, Any]]) -> None:
-    """The table that ends a run or a sweep."""
-    from rich.console import Console
-
-    from vggtq.report import summary_of
-
-    Console(width=None if sys.stdout.isatty() else 140).print(summary_of(records))
+        sweep.print_summary([record])
 
 
 def explain(error: BaseException) -> str:
@@ -85,6 +96,13 @@ def explain(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, VggtqError):
         return first_line(error)
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        where = error.filename or "the output folder"
+        return f"{where}: {error.strerror or error}; choose a folder that can be written, hydra.run.dir=DIR"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read; lists are key=[a,b], sweeps key=a,b, special signs go in quotes: \"key='…'\""
+    if "Config group override must be a string" in text:
+        return "a group is set to a number or to null; name one of its options, python -m vggtq.run --help lists them"
     if missing := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
         return _explain_option(*missing.groups())
     if unknown := re.search(
@@ -92,23 +110,30 @@ def explain(error: BaseException) -> str:
     ):
         full = re.search(r"full_key: (\S+)", text)
         return _explain_key(full.group(1) if full else next(filter(None, unknown.groups())))
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line]
-    return " ".join(dict.fromkeys(lines))
+    noise = ("object_type", "reference_type", "full_key")
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(noise)
+    ]
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _explain_option(group: str, value: str) -> str:
     choices = sorted(
         options(group), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
     )
+    if group == "bits":
+        return f"bits={value}: integer weights have 2 to 8 or 16 bits; schemes of float weights set their own"
     line = f"{group}={value} is not one of {', '.join(choices)}{did_you_mean(value, choices)}"
     if group == "group_size" and value.isdigit() and int(value) > 1:
-        return f"{line}; any other size is set by scheme.weights.group_size={value}"
-    if group == "group_size":
+        return f"{line}; any other size: scheme.weights.group_size={value} with granularity=group, as scheme=int4_group has it"
+    if group == "group_size" and value.lstrip("-").isdigit():
         return f"{line}; a group has at least 2 weights, group_size=null gives one scale per row"
     return line
 
 
 def _explain_key(key: str) -> str:
+    if key in ("experiment", "variant"):
+        return f"{key}=… is added with a plus: +{key}={options(key)[0]}; choices: {', '.join(options(key))}"
     known = _keys(compose())
     near = did_you_mean(key, known)
     return f"{key} is not an option{near or '; python -m vggtq.run --help lists them'}"
@@ -138,7 +163,7 @@ def _relative(path: Path) -> Path:
 
 
 def _wants_traceback() -> bool:
-    return any(argument.startswith("hydra.verbose=") for argument in sys.argv)
+    return any(re.match(r"hydra\.verbose=(?!false|null)", argument, re.IGNORECASE) for argument in sys.argv)
 
 
 if __name__ == "__main__":

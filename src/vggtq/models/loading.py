@@ -26,6 +26,7 @@ class LoadedModel:
 
     module: nn.Module
     weights: WeightsInfo
+    autocast_part: str = "aggregator"  # the submodule that runs under autocast; VGGT's heads do not
 
     def predict(self, images: Tensor, module: nn.Module | None = None) -> dict[str, Tensor]:
         """images: (S, 3, H, W) in [0, 1]. Returns the outputs of OUTPUTS without batch axis, float32 on the CPU.
@@ -37,6 +38,20 @@ class LoadedModel:
         with torch.inference_mode():
             outputs = network(images.to(device))
         return {key: outputs[key][0].to("cpu", torch.float32) for key in OUTPUTS if key in outputs}
+
+    def bfloat16_twin(self) -> nn.Module:
+        """The network to time under bfloat16 autocast: what autocast would convert in every call is converted once.
+
+        Autocast caches converted weights only while they require gradients, so that without this a BF16 reference would pay
+        for converting its weights again and again. Modules in `autocast_part` only; the heads run in float32.
+        """
+        twin = share_parameters(self.module)
+        part = twin.get_submodule(self.autocast_part)
+        for module in part.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
+        return twin
 
 
 class ModelConfig(Protocol):
@@ -70,9 +85,10 @@ class VGGTModel:
 
     def __post_init__(self) -> None:
         if self.image_size < 14 or self.image_size % 14:
-            below, above = max(14, self.image_size // 14 * 14), (self.image_size // 14 + 1) * 14
+            near = sorted({max(14, self.image_size // 14 * 14), max(14, (self.image_size // 14 + 1) * 14)})
             raise ConfigError(
-                f"model.image_size={self.image_size} is not a multiple of the patch size 14; try {below} or {above}"
+                f"model.image_size={self.image_size} is not a positive multiple of the patch size 14; "
+                f"try {' or '.join(map(str, near))}"
             )
         if self.source == "":
             raise ConfigError(
@@ -81,7 +97,8 @@ class VGGTModel:
 
     def skeleton(self) -> nn.Module:
         with torch.device("meta"):
-            return build(self.architecture | {"heads": {"track": self.track_head}})
+            heads = {"track": self.track_head} | self.architecture.get("heads", {})
+            return build(self.architecture | {"heads": heads})
 
     def load(self, device: torch.device) -> LoadedModel:
         model: Any = self.skeleton()

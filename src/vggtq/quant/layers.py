@@ -53,10 +53,7 @@ class QuantConv(nn.Module):
 
 
 class QuantMultiheadAttention(nn.Module):
-    """nn.MultiheadAttention whose input and output projections are quantized linears; attention itself stays in float.
-
-    Takes the arguments that inference uses: query, key, value (batch first or not), need_weights, attn_mask.
-    """
+    """nn.MultiheadAttention whose input and output projections are quantized linears; attention itself stays in float."""
 
     def __init__(self, attention: nn.MultiheadAttention, in_proj: QuantLinear, out_proj: QuantLinear) -> None:
         super().__init__()
@@ -68,20 +65,48 @@ class QuantMultiheadAttention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        key_padding_mask: Tensor | None = None,
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Tensors (B, L, E), or (L, B, E) without batch_first. Returns the output and the mean attention map or None."""
+        """As nn.MultiheadAttention: (B, L, E), (L, B, E) without batch_first, or (L, E). Returns output and maps or None.
+
+        is_causal is a hint there, given beside the mask that it describes; the mask is what is used.
+        """
+        if query.ndim == 2:
+            return self._unbatched(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights
+            )
         inputs = (
             (query, key, value) if self.batch_first else tuple(t.transpose(0, 1) for t in (query, key, value))
         )
         q, k, v = (self._heads(t) for t in self._project(*inputs))
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = ~attn_mask  # nn.MultiheadAttention marks what is masked out, SDPA what takes part
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask).transpose(1, 2).flatten(2)
-        out = self.out_proj(out)
-        maps = _attention_maps(q, k, attn_mask) if need_weights else None
+        mask = _additive_mask(attn_mask, key_padding_mask, self.num_heads, q)
+        out = self.out_proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        maps = _attention_maps(q, k, mask) if need_weights else None
+        if maps is not None and average_attn_weights:
+            maps = maps.mean(1)
         return (out if self.batch_first else out.transpose(0, 1)), maps
+
+    def _unbatched(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding: Tensor | None,
+        need_weights: bool,
+        mask: Tensor | None,
+        average: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        batch = 0 if self.batch_first else 1
+        q = query.unsqueeze(batch)
+        k = q if key is query else key.unsqueeze(batch)
+        v = q if value is query else k if value is key else value.unsqueeze(batch)
+        padding = None if padding is None else padding[None]
+        out, maps = self(q, k, v, padding, need_weights, mask, average)
+        return out.squeeze(batch), None if maps is None else maps[0]
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.in_proj(query).chunk(3, -1)
@@ -95,11 +120,23 @@ class QuantMultiheadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+def _additive_mask(mask: Tensor | None, padding: Tensor | None, heads: int, like: Tensor) -> Tensor | None:
+    """Both masks as one that is added to the logits; boolean ones mark what is left out, as in nn.MultiheadAttention."""
+    total = None
+    if mask is not None and mask.ndim == 3:
+        mask = mask.unflatten(0, (-1, heads))  # (B·heads, L, S)
+    for part in (mask, None if padding is None else padding[:, None, None]):
+        if part is not None:
+            added = part.to(like.dtype)
+            if part.dtype == torch.bool:
+                added = torch.zeros_like(added).masked_fill(part, float("-inf"))
+            total = added if total is None else total + added
+    return total
+
+
 def _attention_maps(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-    if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
-    return logits.softmax(-1).mean(1)
+    return (logits if mask is None else logits + mask).softmax(-1)
 
 
 def weight_rows(weight: Tensor, transposed: bool = False, groups: int = 1) -> Tensor:

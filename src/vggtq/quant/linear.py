@@ -5,7 +5,8 @@ weight and multiplies in float, so its speed says nothing about the numbers.
 """
 
 import functools
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class QuantLinear(nn.Module):
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
         super().__init__()
         self.spec, self.activations = packed.spec, activations
+        self.weight_id, self.stored_weight_bytes = packed.identity, packed.stored_bytes
         self.out_features, self.in_features = packed.codes.shape[0], packed.columns
         self.bias = bias
 
@@ -43,8 +45,7 @@ class QuantLinear(nn.Module):
 
     def resident_bytes(self) -> int:
         """Bytes of the weight as held in memory, bias included."""
-        tensors = [*self.weight_tensors().values(), *([] if self.bias is None else [self.bias])]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return sum(t.numel() * t.element_size() for t in (*self.buffers(), *self.parameters()))
 
     @property
     def activation_bits(self) -> int | None:
@@ -61,6 +62,11 @@ class QuantLinear(nn.Module):
     def multiply(self, rows: Tensor) -> Tensor:
         """rows: (T, in_features). Returns (T, out_features) with the bias added."""
         raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
+        # half() and friends are meant for float weights: packed ones move between devices but keep their numbers.
+        packed = {id(buffer) for buffer in self.buffers(recurse=False)}
+        return super()._apply(lambda t: t.to(fn(t).device) if id(t) in packed else fn(t), recurse)
 
     def extra_repr(self) -> str:
         spec = self.spec
@@ -104,7 +110,40 @@ class ReferenceLinear(QuantLinear):
         return F.linear(rows, self.dequantized(rows.dtype), bias)
 
 
-class OneDnnInt8Linear(QuantLinear):
+class KernelLayoutLinear(QuantLinear):
+    """A weight in the layout of a CPU kernel. Saved and copied as the codes that it stands for; bound to the CPU."""
+
+    def packed(self) -> PackedWeight:
+        """The weight as it is stored, made anew from the kernel's layout."""
+        kept = self.weight_tensors()
+        return PackedWeight(
+            kept["codes"],
+            kept.get("scale"),
+            kept.get("zero_point"),
+            self.spec,
+            self.in_features,
+            0.0,
+            0.0,
+            (),
+            self.weight_id,
+        )
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination |= {prefix + name: tensor for name, tensor in self.weight_tensors().items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.packed(), self.bias, self.activations)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
+        if fn(torch.zeros(())).device.type != "cpu":
+            raise RuntimeError(
+                f"a layer on {self.backend} is laid out for the CPU and cannot move; quantize_ the model after moving it"
+            )
+        return super()._apply(fn, recurse)
+
+
+class OneDnnInt8Linear(KernelLayoutLinear):
     """W8A8 on the CPU: unsigned activation codes × signed weight codes into 32 bits, exactly.
 
     Instructions older than VNNI add pairs of products in 16 bits and saturate; there activations get 7 bits, with which two
@@ -221,13 +260,14 @@ class IntMatmulLinear(QuantLinear):
         rows32 = rows.to(torch.float32)
         scale = token_scales(rows32, self.activations.bits)
         codes = (token_codes(rows32, scale, 128, torch.int16) - 128).to(torch.int8)
-        missing = max(0, self._MIN_ROWS - codes.shape[0])
-        sums = torch._int_mm(F.pad(codes, (0, 0, 0, missing)), self.get_buffer("codes").t())[: rows.shape[0]]
+        if (missing := self._MIN_ROWS - codes.shape[0]) > 0:
+            codes = F.pad(codes, (0, 0, 0, missing))
+        sums = torch._int_mm(codes, self.get_buffer("codes").t())[: rows.shape[0]]
         out = sums.to(torch.float32) * scale * self.scale.to(torch.float32).flatten()
         return (out if self.bias is None else out + self.bias).to(rows.dtype)
 
 
-class FbgemmHalfLinear(QuantLinear):
+class FbgemmHalfLinear(KernelLayoutLinear):
     """float16 weights on the CPU: fbgemm widens them in registers and multiplies in float32."""
 
     backend = "fbgemm_fp16"

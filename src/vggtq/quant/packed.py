@@ -1,7 +1,8 @@
 """A weight as it is stored: packed codes, scales, zero points. Nothing else of it is kept."""
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class PackedWeight:
 
     codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16 for float formats. scale: (1, 1), (R, 1) or (R, groups),
     zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored with +2^(bits-1).
-    signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight.
+    signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
 
     codes: Tensor
@@ -31,6 +32,7 @@ class PackedWeight:
     signal: float
     noise: float
     notes: tuple[str, ...] = ()
+    identity: int = field(default_factory=itertools.count().__next__)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -58,7 +60,7 @@ class PackedWeight:
         if self.scale is None:
             return self.codes.to(dtype)
         rows = torch.empty(self.codes.shape[0], self.columns, dtype=dtype, device=self.codes.device)
-        for block in row_blocks(*rows.shape):
+        for block in row_blocks(rows):
             # Straight from the stored codes, whose offset acts as a zero point: every pass over a weight counts here.
             codes = unpack(self.codes[block], self.spec.bits, self.columns)
             zero = self._offset if self.zero_point is None else block_of(self.zero_point, block)
@@ -110,13 +112,13 @@ def _pack_integers(rows: Tensor, spec: Weights) -> PackedWeight:
             torch.stack(torch.aminmax(rows)).to(torch.float32).view(1, 2), spec
         )
     else:
-        parts = [quantization_parameters(rows[b].to(torch.float32), spec) for b in row_blocks(*rows.shape)]
+        parts = [quantization_parameters(rows[b].to(torch.float32), spec) for b in row_blocks(rows)]
         scale = torch.cat([s for s, _ in parts])
         zero = None if spec.symmetric else torch.cat([z for _, z in parts if z is not None])
     scale, notes = _storable(scale, spec)
     offset = 2 ** (spec.bits - 1) if spec.symmetric else 0
     packed, signal, noise = [], 0.0, 0.0
-    for block in row_blocks(*rows.shape):
+    for block in row_blocks(rows):
         exact = rows[block].to(torch.float32)
         block_scale = block_of(scale, block).to(torch.float32)
         block_zero = None if zero is None else block_of(zero, block)

@@ -4,7 +4,7 @@ The dataclasses are the schema of `conf/scheme/*.yaml` and the argument of `quan
 that a configuration which cannot work is refused before torch is even loaded.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vggtq.errors import ConfigError, did_you_mean
@@ -62,7 +62,7 @@ class Weights:
             )
         if self.granularity != "none" or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={self.group_size}: {self.format} weights have no scales; "
+                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have no scales; "
                 f"leave both out, or choose an integer scheme"
             )
 
@@ -75,7 +75,7 @@ class Weights:
         if self.group_size is not None and self.granularity != "group":
             raise ConfigError(
                 f"group_size={self.group_size} with granularity={self.granularity}: only granularity=group has groups; "
-                f"set group_size=null or granularity=group"
+                f"set group_size=null (a scheme may have set {self.group_size}) or granularity=group"
             )
         if self.group_size is not None and self.group_size < 2:
             raise ConfigError(
@@ -165,6 +165,11 @@ class Scheme:
                 f"scheme.activations.mode={self.activations.mode} with {self.weights.format} weights: "
                 f"integer activations need integer weights; use scheme=int8_dynamic"
             )
+        if (
+            not self.weights.is_float
+        ):  # the numbers of every layer have to be possible, not only the scheme's own
+            for bits in {self.mixed.sensitive_bits, self.mixed.normal_bits or self.weights.bits}:
+                replace(self.weights, bits=bits)
         if self.weights.is_float and self.mixed.sensitive:
             raise ConfigError(
                 f"scheme.mixed.sensitive={self.mixed.sensitive} with {self.weights.format} weights: "
@@ -182,17 +187,22 @@ class Scheme:
         return " ".join(_label_parts(self))
 
 
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
 def _label_parts(scheme: Scheme) -> list[str]:
     weights = scheme.weights
     if weights.is_float:
         return [{"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]]
-    parts = [f"INT{weights.bits}"]
+    bits, mixed = str(weights.bits), ""
     if scheme.mixed.sensitive:
-        parts = [f"mixed INT{scheme.mixed.normal_bits or weights.bits}/{scheme.mixed.sensitive_bits}"]
+        bits, mixed = f"{scheme.mixed.normal_bits or weights.bits}/{scheme.mixed.sensitive_bits}", "mixed "
+    parts = [f"{mixed}INT{bits}"]
     if scheme.activations.mode != "none":
-        parts = [f"W{weights.bits}A{scheme.activations.bits} dynamic"]
-    if weights.granularity == "group" and weights.group_size is not None:
-        parts.append(f"group {weights.group_size}")
+        parts = [f"{mixed}W{bits}A{scheme.activations.bits} dynamic"]
+    if weights.granularity == "group":
+        parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
     else:
         parts.append("per-tensor" if weights.granularity == "per_tensor" else "per-channel")
     # Symmetric is the default of groups, asymmetric is worth saying; at 8 bits both are common, so both are said.

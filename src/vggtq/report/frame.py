@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vggtq.report.columns import COLUMNS, GRADES, INTEGERS, MEMORY, METRICS, OUTPUTS, REFERENCES, SIZES
-from vggtq.report.records import Record, dig
+from vggtq.report.records import Record, dig, hardware
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,7 @@ def record_row(record: Record) -> Row:
 
 
 def _identity(record: Record) -> Row:
-    device = text(dig(record, "environment", "device"))
-    on_gpu = device is not None and device.startswith("cuda")
+    device, name = hardware(record)
     scenes = dig(record, "dataset", "scenes")
     scenes = scenes if isinstance(scenes, list) else []
     return {
@@ -58,8 +57,8 @@ def _identity(record: Record) -> Row:
         "scenes": len(scenes) or None,
         "frames": sum(_count(scene) for scene in scenes) or None,
         "scenes_hash": _scenes_hash(scenes),
-        "device": device,
-        "hardware": text(dig(record, "environment", "gpu" if on_gpu else "cpu")),
+        "device": text(device),
+        "hardware": text(name),
         "threads": number(dig(record, "environment", "threads")),
     }
 

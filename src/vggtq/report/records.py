@@ -82,18 +82,18 @@ def read_record(path: Path) -> Record:
 
 
 def newest_of_each(records: Sequence[tuple[Path, Record]]) -> tuple[list[tuple[Path, Record]], int]:
-    """One record per experiment (config hash, model fingerprint and device), and how many gave way to it.
+    """One record per experiment (config hash, model fingerprint, device and its name), and how many gave way to it.
 
     A run that failed before its model was loaded has no fingerprint; any later run of the same configuration
     stands for it. The device counts because `device=auto` gives two machines the same configuration.
     """
     newest_first = sorted(records, key=lambda item: (_started(item[1]), str(item[0])), reverse=True)
     kept: list[tuple[Path, Record]] = []
-    identities: dict[str, list[tuple[Any, Any]]] = {}
+    identities: dict[str, list[tuple[Any, ...]]] = {}
     for path, record in newest_first:
         digest = record.get("config_hash")
         if isinstance(digest, str):
-            identity = (dig(record, "model", "fingerprint"), dig(record, "environment", "device"))
+            identity = (dig(record, "model", "fingerprint"), *hardware(record))
             newer = identities.setdefault(digest, [])
             if any(_stands_for(other, identity) for other in newer):
                 continue
@@ -102,7 +102,14 @@ def newest_of_each(records: Sequence[tuple[Path, Record]]) -> tuple[list[tuple[P
     return sorted(kept, key=lambda item: str(item[0])), len(records) - len(kept)
 
 
-def _stands_for(newer: tuple[Any, Any], older: tuple[Any, Any]) -> bool:
+def hardware(record: Record) -> tuple[Any, Any]:
+    """The device and the name of that GPU or CPU: two machines are both called cpu."""
+    device = dig(record, "environment", "device")
+    on_gpu = isinstance(device, str) and device.startswith("cuda")
+    return device, dig(record, "environment", "gpu" if on_gpu else "cpu")
+
+
+def _stands_for(newer: tuple[Any, ...], older: tuple[Any, ...]) -> bool:
     return all(old is None or new == old for new, old in zip(newer, older, strict=True))
 
 
