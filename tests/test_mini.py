@@ -50,3 +50,14 @@ def test_point_error_ignores_scale_and_sees_offsets() -> None:
     truth = torch.randn(2, 6, 7, 3, dtype=torch.float64)
     assert point_error(3 * truth, truth) == pytest.approx(0, abs=1e-12)
     assert point_error(truth + torch.tensor([0.0, 0.0, 1.0]), truth) > 0.1
+
+
+def test_it_reconstructs_rooms_it_has_never_seen(results: dict[str, dict[str, float]]) -> None:
+    """Against the constant predictor on the same scenes, with room for the few scenes."""
+    model, constant = results["model"], results["constant"]
+    assert model["abs_rel"] < 0.75 * constant["abs_rel"]
+    assert model["delta_1_25"] > constant["delta_1_25"] + 0.08
+    assert model["point_error"] < 0.65 * constant["point_error"]
+    assert model["rra_15"] > constant["rra_15"] + 0.2
+    assert model["rta_15"] > constant["rta_15"] + 0.08
+    assert model["auc_30"] > constant["auc_30"] + 0.08
