@@ -206,7 +206,8 @@ def test_damaged_files(tmp_path: Path, safetensors: Path, suffix: str) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    "content", [b"garbage", b"hello world", b"<html>404</html>", b"h\x05.", b"\xbd", b"\x80\x11x.", b"c\xff\n"]
+    "content",
+    [b"garbage", b"hello world", b"<html>404</html>", b"h\x05.", b"\xbd", b"\x80\x11x.", b"c\xff\n"],
 )
 def test_the_reason_why_a_file_is_not_read_can_be_read(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
@@ -345,7 +346,22 @@ def test_hub_offline_cache(
 
 # The configuration of the network that a checkpoint fills: every value of a wrong kind is a ConfigError.
 
-ODD = ["x", "", None, [], {}, [1, 2, 3, 4, 5], b"abcd", float("nan"), float("inf"), -1, -0.5, 10**400, 1e308, object()]
+ODD = [
+    "x",
+    "",
+    None,
+    [],
+    {},
+    [1, 2, 3, 4, 5],
+    b"abcd",
+    float("nan"),
+    float("inf"),
+    -1,
+    -0.5,
+    10**400,
+    1e308,
+    object(),
+]
 KEYS = [
     (section.name, key.name, getattr(getattr(VGGTConfig(), section.name), key.name))
     for section in fields(VGGTConfig)
@@ -363,7 +379,9 @@ def test_every_key_refuses_odd_values(section: str, key: str, default: object) -
         assert len(str(error.value)) < 200
 
 
-@pytest.mark.parametrize("config", [[], 0, "", False, 3, "vggt", [1], {1: {}}, {"dpt": None}, {"dpt": {None: 1}}])
+@pytest.mark.parametrize(
+    "config", [[], 0, "", False, 3, "vggt", [1], {1: {}}, {"dpt": None}, {"dpt": {None: 1}}]
+)
 def test_what_is_no_mapping_is_refused(config: Any) -> None:
     with pytest.raises(ConfigError):
         parse_config(config)

@@ -7,6 +7,7 @@ scene, points after one scale per scene, poses as in vggtq.metrics.pose.
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,12 @@ def held_out(
     split: str, seed: int, scenes: int, frames: int, size_hw: tuple[int, int], spread: float = 1.0
 ) -> Frames:
     """The scenes of dataset=rooms; `spread` below 1 moves the cameras together."""
-    seeds = [scene_seed(split, seed, i) for i in range(scenes)]
-    return render(random_layout(seeds, frames, spread), size_hw, SAMPLES)
+    parts = [
+        render(random_layout([scene_seed(split, seed, i)], frames, spread), size_hw, SAMPLES)
+        for i in range(scenes)  # one by one: larger batches spend their time on page faults
+    ]
+    names = [f.name for f in fields(Frames)]
+    return Frames(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def quality(model: VGGT, frames: Frames) -> dict[str, float]:
