@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
@@ -311,6 +313,21 @@ def test_the_hub_client_is_silent_and_an_absent_network_is_tried_once(
     assert calls == [("model.safetensors", False), ("model.pt", True)]
     assert not caught and "Retrying" not in caplog.text
     assert [logging.getLogger(name).level for name in ("huggingface_hub", "httpx", "httpcore")] == levels
+
+
+def test_an_unreachable_hub_prints_nothing(tmp_path: Path) -> None:
+    """In a process of its own: the hub's client sets up its loggers only when it is first used."""
+    code = (
+        "import logging, time; logging.basicConfig(level=logging.WARNING); time.sleep = lambda s: None\n"
+        "from vggtq.errors import WeightsError\nfrom vggtq.models.weight_source import locate\n"
+        "try: locate('owner/name', None)\nexcept WeightsError as error: print(error)"
+    )
+    # port 9 of the loopback is closed
+    away = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    environment = {**os.environ, **away, "no_proxy": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith("owner/name: not in the local cache and the Hugging Face hub cannot")
 
 
 def test_offline_without_cache_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
