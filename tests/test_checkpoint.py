@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
@@ -206,7 +208,8 @@ def test_damaged_files(tmp_path: Path, safetensors: Path, suffix: str) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    "content", [b"garbage", b"hello world", b"<html>404</html>", b"h\x05.", b"\xbd", b"\x80\x11x.", b"c\xff\n"]
+    "content",
+    [b"garbage", b"hello world", b"<html>404</html>", b"h\x05.", b"\xbd", b"\x80\x11x.", b"c\xff\n"],
 )
 def test_the_reason_why_a_file_is_not_read_can_be_read(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
@@ -312,6 +315,21 @@ def test_the_hub_client_is_silent_and_an_absent_network_is_tried_once(
     assert [logging.getLogger(name).level for name in ("huggingface_hub", "httpx", "httpcore")] == levels
 
 
+def test_an_unreachable_hub_prints_nothing(tmp_path: Path) -> None:
+    """In a process of its own: the hub's client sets up its loggers only when it is first used."""
+    code = (
+        "import logging, time; logging.basicConfig(level=logging.WARNING); time.sleep = lambda s: None\n"
+        "from vggtq.errors import WeightsError\nfrom vggtq.models.weight_source import locate\n"
+        "try: locate('owner/name', None)\nexcept WeightsError as error: print(error)"
+    )
+    # port 9 of the loopback is closed
+    away = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    environment = {**os.environ, **away, "no_proxy": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith("owner/name: not in the local cache and the Hugging Face hub cannot")
+
+
 def test_offline_without_cache_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -345,7 +363,22 @@ def test_hub_offline_cache(
 
 # The configuration of the network that a checkpoint fills: every value of a wrong kind is a ConfigError.
 
-ODD = ["x", "", None, [], {}, [1, 2, 3, 4, 5], b"abcd", float("nan"), float("inf"), -1, -0.5, 10**400, 1e308, object()]
+ODD = [
+    "x",
+    "",
+    None,
+    [],
+    {},
+    [1, 2, 3, 4, 5],
+    b"abcd",
+    float("nan"),
+    float("inf"),
+    -1,
+    -0.5,
+    10**400,
+    1e308,
+    object(),
+]
 KEYS = [
     (section.name, key.name, getattr(getattr(VGGTConfig(), section.name), key.name))
     for section in fields(VGGTConfig)
@@ -363,7 +396,9 @@ def test_every_key_refuses_odd_values(section: str, key: str, default: object) -
         assert len(str(error.value)) < 200
 
 
-@pytest.mark.parametrize("config", [[], 0, "", False, 3, "vggt", [1], {1: {}}, {"dpt": None}, {"dpt": {None: 1}}])
+@pytest.mark.parametrize(
+    "config", [[], 0, "", False, 3, "vggt", [1], {1: {}}, {"dpt": None}, {"dpt": {None: 1}}]
+)
 def test_what_is_no_mapping_is_refused(config: Any) -> None:
     with pytest.raises(ConfigError):
         parse_config(config)
