@@ -92,12 +92,13 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     record["size"] = describe_size(model.module, twin, quantization)
     _log_quantization(config.scheme, quantization, record["size"])
 
+    notes = [*quantization.notes, *_domain_notes(config)]
     comparison = Comparison(config, model, twin, device)
     for scene in chain([first], scenes):
         steps.step(f"predicting {scene.name}, {len(scene.images)} frames", total=2)
         comparison.add(scene, seconds, steps)
     record |= comparison.result()
-    record["notes"] = [*quantization.notes, *comparison.notes]
+    record["notes"] = [*notes, *comparison.notes]
 
     record["picture"] = comparison.draw(folder / PICTURE)
     with timed(seconds, "timing"):
@@ -112,6 +113,19 @@ def _scenes(dataset: Any) -> "Iterator[Scene]":
         yield scene
     if empty:
         raise DataError(f"dataset {dataset.name} has no scenes; check its options")
+
+
+def _domain_notes(config: Config) -> list[str]:
+    """What to know where a model meets images of another kind than it was trained on."""
+    model, dataset = config.model, config.dataset.name
+    if model.domain in (None, dataset):
+        return []
+    note = (
+        f"{model.name} was trained on {model.domain} alone: images of dataset={dataset} are resized to its "
+        f"{model.image_size} pixels, and it reconstructs them poorly"
+    )
+    log.warning(note)
+    return [note]
 
 
 def _log_quantization(scheme: Scheme, quantization: "Quantization", size: dict[str, Any]) -> None:
