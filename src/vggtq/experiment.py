@@ -118,10 +118,11 @@ def _scenes(dataset: Any) -> "Iterator[Scene]":
 def _domain_notes(config: Config) -> list[str]:
     """What to know where a model meets images of another kind than it was trained on."""
     model, dataset = config.model, config.dataset.name
-    if model.domain in (None, dataset):
+    domain = getattr(model, "domain", None)
+    if domain in (None, dataset):
         return []
     note = (
-        f"{model.name} was trained on {model.domain} alone: images of dataset={dataset} are resized to its "
+        f"{model.name} was trained on {domain} alone: images of dataset={dataset} are resized to its "
         f"{model.image_size} pixels, and it reconstructs them poorly"
     )
     log.warning(note)
