@@ -57,7 +57,8 @@ def test_the_python_example_runs(name: str, capsys: pytest.CaptureFixture[str]) 
 def test_both_readmes_show_the_same_commands_and_numbers() -> None:
     english, chinese = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh-CN.md"))
     shown = [
-        sorted(match.group(1).strip() for match in COMMAND.finditer(text)) for text in (english, chinese)
+        sorted(match.group(1).partition("`")[0].strip() for match in COMMAND.finditer(text))
+        for text in (english, chinese)
     ]
     assert shown[0] == shown[1]
     numbers = [set(re.findall(r"\d+\.\d+", text)) for text in (english, chinese)]
