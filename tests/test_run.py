@@ -19,6 +19,7 @@ from vggtq.record import KEYS
 
 # A network that predicts in milliseconds, with one block of everything.
 TINY = [
+    "dataset=motorcycle",
     "model=vggt_small",
     "model.image_size=56",
     "model.architecture.aggregator={img_size:56,embed_dim:32,depth:4,num_heads:2}",
