@@ -136,7 +136,9 @@ def summary_table(frame: "pd.DataFrame", lang: str = "en") -> "Table":
     table = Table(caption=_caption(groups, t), caption_justify="left")
     for i, (heading, _) in enumerate(columns):
         left = i == len(columns) - 1 or heading == t("label")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+        # Names may be folded where the terminal is narrow; numbers are read across.
+        names = heading == t("label")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not names)
     for group in groups:
         table.add_section()
         for row in group.rows:
