@@ -51,7 +51,7 @@ def _summary(report: Report, lang: str) -> str:
 
     t = translator(lang)
     # a file has no width of its own, and 80 columns would fold every number
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     with console.capture() as table:
         console.print(summary_table(report.frame, lang))
     failed = [row for group in report.groups for row in group.failed]
