@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from test_run import TINY
+from vggtq import __version__
 
 FAST = [*TINY, "timing=off", "picture_frames=0"]
 
@@ -80,7 +82,7 @@ def test_the_command_of_a_sweep_s_job_repeats_that_job(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (record,) = records(tmp_path)
     assert record["command"].endswith("hydra.mode=RUN")
-    arguments = __import__("shlex").split(record["command"])[3:]
+    arguments = shlex.split(record["command"])[3:]
     again = vggtq(tmp_path, *arguments)
     assert again.returncode == 0, again.stderr
     (repeated,) = records(tmp_path)
@@ -193,7 +195,7 @@ def test_the_console_script_hands_over(tmp_path: Path) -> None:
     script = Path(sys.executable).parent / "vggtq"
     run = lambda *a: subprocess.run([script, *a], cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: E731
     assert "vggtq run scheme=int4_group" in run("--help").stdout
-    assert run("--version").stdout.strip() == __import__("vggtq").__version__
+    assert run("--version").stdout.strip() == __version__
     assert "did you mean report" in run("repart").stderr
     done = run("run", *FAST)
     assert done.returncode == 0, done.stderr

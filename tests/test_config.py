@@ -129,7 +129,7 @@ def test_numeric_groups_are_those_whose_options_are_not_words() -> None:
         (["dataset=images"], "dataset.path"),
         (["dataset=eth3d", "scene=courtyrd"], "courtyrd.*did you mean courtyard"),
         (["dataset=motorcycle", "scene=office"], "scene=office: dataset=motorcycle has no scenes"),
-        (["dataset.mode=croop"], "Mode must be either 'crop' or 'pad'"),
+        (["dataset=motorcycle", "dataset.mode=croop"], "Mode must be either 'crop' or 'pad'"),
         (["timing.rounds=0"], "timing.rounds=0"),
         (["timing.references=[fp23]"], "fp23 is not one of"),
         (["device.threads=0"], "device.threads=0"),

@@ -3,7 +3,9 @@
 import functools
 import http.server
 import io
+import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -212,7 +214,7 @@ def test_missing_scene_prints_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("images/dslr_images_undistorted/DSC_1.JPG", r"1 of 3 images are missing.*DSC_1\.JPG"),
+        ("images/dslr_images_undistorted/DSC_1.JPG", r"1 of 3 images is missing.*DSC_1\.JPG"),
         ("dslr_calibration_undistorted/images.txt", r"images\.txt"),
     ],
 )
@@ -447,6 +449,48 @@ def test_one_line_errors(server: Shared, tmp_path: Path, capsys: pytest.CaptureF
         lines, ("HTTP 404", "did you mean courtyard", "did you mean depth", "no connection"), strict=True
     ):
         assert line.startswith("error: ") and words in line
+
+
+@pytest.mark.parametrize("url", ["foo", "http://", "http://[::1", "http://a:b/", "mailto:a@b.org", ""])
+def test_addresses_that_are_none(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["courtyard", "--root", str(tmp_path), "--url", url]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --url {url}: not a web address; give https://")
+    with pytest.raises(DataError, match="cannot be fetched"):
+        fetch("foo/x", tmp_path / "x")
+
+
+def test_folders_that_cannot_be_written(
+    server: Shared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for root in ("/proc/x", str(tmp_path / "file"), str(tmp_path / "file/below")):
+        assert main(["courtyard", "--root", root, "--url", server.url]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: cannot write below {root}") and "give another --root" in line
+
+
+def test_lists_may_hold_spaces_and_urls_lack_the_last_slash(server: Shared, tmp_path: Path) -> None:
+    for scene in ("electro", "kicker"):
+        for part in ("undistorted", "jpg", "depth"):
+            server.files[f"{scene}_dslr_{part}.7z"] = archive({f"{scene}/{part}": b"x"})
+    arguments = ["--root", str(tmp_path), "--url", server.url.rstrip("/")]
+    assert main(["electro, kicker,", *arguments, "--with", "depth , jpg"]) == 0
+    assert len(server.requests) == 6
+
+
+def test_no_scene_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([" ,", "--root", str(tmp_path)]) == 1
+    assert "error: no scene given; valid: courtyard, " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_while_libraries_are_imported_has_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, "-m", "vggtq.data.eth3d", "courtyard"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_interrupt_asks_to_resume(

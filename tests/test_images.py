@@ -88,7 +88,10 @@ def test_heic_beside_others_is_noted(tmp_path: Path) -> None:
 
 def test_only_heic_says_how_to_convert(tmp_path: Path) -> None:
     (tmp_path / "a.HEIC").write_bytes(b"\0")
-    with pytest.raises(DataError, match=r"1 images are HEIC.*convert"):
+    with pytest.raises(DataError, match=r"the only image is HEIC.*convert it"):
+        load(tmp_path)
+    (tmp_path / "b.HEIC").write_bytes(b"\0")
+    with pytest.raises(DataError, match=r"all 2 images are HEIC.*convert them"):
         load(tmp_path)
 
 
@@ -105,6 +108,16 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path: Path, damage: str) 
     else:
         bad.write_bytes(b"" if damage == "empty" else b"hello")
     with pytest.raises(DataError, match=r"worse\.jpg"):
+        load(tmp_path)
+
+
+def test_what_the_name_promises_is_checked(tmp_path: Path) -> None:
+    Image.new("RGB", (28, 28)).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match=r"x\.tif: a TIFF image"):
+        load(tmp_path / "x.tif")
+    save(tmp_path / "good.jpg")
+    Image.new("P", (28, 28)).save(tmp_path / "worse.jpg", "GIF")
+    with pytest.raises(DataError, match=r"worse\.jpg: a GIF image"):
         load(tmp_path)
 
 
@@ -138,8 +151,10 @@ def test_selection(tmp_path: Path) -> None:
     for i in range(7):
         save(tmp_path / f"{i}.png")
     assert names(load(tmp_path, start=1, stride=2, max_images=2)) == ["1.png", "3.png"]
-    with pytest.raises(DataError, match="start=7 leaves none of 7"):
+    with pytest.raises(DataError, match="start=7 leaves none of 7 images; use a start below 7"):
         load(tmp_path, start=7)
+    with pytest.raises(DataError, match="start=1 leaves none of 1 image; use start 0"):
+        load(tmp_path / "0.png", start=1)
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:

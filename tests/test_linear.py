@@ -3,21 +3,18 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggtq.quant import linear
-from vggtq.quant.linear import (
-    FbgemmHalfLinear,
-    IntMatmulLinear,
-    OneDnnInt8Linear,
-    ReferenceLinear,
-    linear_backend,
-    onednn_activation_bits,
-)
+from vggtq.quant import cpu_linear
+from vggtq.quant.backends import linear_backend
+from vggtq.quant.cpu_linear import FbgemmHalfLinear, OneDnnInt8Linear, onednn_activation_bits
+from vggtq.quant.cuda_linear import IntMatmulLinear
+from vggtq.quant.linear import ReferenceLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Activations, Weights
 
@@ -90,7 +87,7 @@ def test_onednn_gives_its_codes_back(symmetric: bool) -> None:
 def test_saturating_instructions_are_detected_and_avoided() -> None:
     """With VNNI switched off in oneDNN, pairs of products saturate: the layer must see it, use 7 bits, and stay exact."""
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_linear as t\n"
         "assert t.onednn_activation_bits() == 7\n"
         "for weights in t.KINDS:\n"
@@ -183,5 +180,5 @@ def test_cuda_shapes_that_int_mm_refuses_go_to_the_reference() -> None:
 
 
 def test_without_the_operator_the_reference_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "onednn_activation_bits", lambda: None)
+    monkeypatch.setattr(cpu_linear, "onednn_activation_bits", lambda: None)
     assert linear_backend(Weights(), DYNAMIC, (64, 64), CPU) is ReferenceLinear

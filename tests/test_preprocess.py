@@ -87,6 +87,69 @@ def test_sixteen_bit_grey_clips_and_orientation_is_ignored(tmp_path: Path) -> No
     assert load_image(tmp_path / "turned.jpg").size == (40, 20)
 
 
+def grey16(path: Path, value: int) -> Path:
+    Image.fromarray(np.full((28, 28), value, dtype=np.uint16)).save(path)
+    return path
+
+
+def turned(path: Path, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (28, 28)).save(path, exif=exif)
+    return path
+
+
+def notes_of(*paths: Path) -> list[str]:
+    return preprocess(paths, size=28)[3]
+
+
+def test_clipped_sixteen_bit_grey_is_noted(tmp_path: Path) -> None:
+    dark, scan, other = (
+        grey16(tmp_path / name, v) for name, v in (("dark.png", 255), ("scan.png", 256), ("b.png", 9999))
+    )
+    assert notes_of(dark) == []
+    assert notes_of(dark, scan) == [
+        "scan.png has 16-bit grey values, which are clipped at 255 as in VGGT's own preprocessing; "
+        "convert it to 8 bits"
+    ]
+    (note,) = notes_of(scan, other)
+    assert note.startswith("2 images have 16-bit grey values") and note.endswith("convert them to 8 bits")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_ignored_orientation_is_noted(tmp_path: Path, suffix: str) -> None:
+    paths = [turned(tmp_path / f"{i}.{suffix}", i) for i in (1, 3, 6, 8)]
+    assert notes_of(paths[0]) == []
+    assert notes_of(*paths) == [
+        "3 images have an EXIF orientation, which is ignored as in VGGT's own preprocessing; "
+        "rotate them first (exiftran -ai, or ImageMagick's -auto-orient)"
+    ]
+    assert notes_of(paths[1])[0].startswith(f"3.{suffix} has an EXIF orientation")
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_exif_is_no_obstacle(tmp_path: Path) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03\xff\xff"
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.jpg", exif=exif)
+    assert notes_of(tmp_path / "a.jpg") == []
+
+
+@pytest.mark.parametrize("real", ["GIF", "TIFF", "WEBP", "BMP"])
+def test_other_formats_are_refused_by_their_real_name(tmp_path: Path, real: str) -> None:
+    for name in ("a.jpg", "a.tif"):
+        Image.new("RGB", (28, 28)).save(tmp_path / name, real)
+        with pytest.raises(DataError, match=rf"{name}: a {real} image.*convert it to JPEG or PNG"):
+            load_image(tmp_path / name)
+
+
+def test_multi_picture_jpeg_of_phones_is_read(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (28, 28), (90, 90, 90)), Image.new("RGB", (28, 28))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    assert np.asarray(load_image(tmp_path / "a.jpg")).max() == 90
+
+
 def test_images_of_different_size_are_padded_to_the_largest(tmp_path: Path) -> None:
     paths = [
         save(tmp_path / "a.png", 518, 42),
@@ -175,9 +238,24 @@ def test_contract_messages(tmp_path: Path) -> None:
     assert str(empty.value) == "At least 1 image is required"
     with pytest.raises(ValueError) as mode:
         preprocess_images([save(tmp_path / "a.png", 20, 20)], "fit")
-    assert str(mode.value) == "Mode must be either 'crop' or 'pad'"
-    with pytest.raises(ConfigError, match="500 is not a multiple of the patch size 14; try 490"):
-        check_options("crop", 500, 14)
+    assert str(mode.value) == "dataset.mode=fit: Mode must be either 'crop' or 'pad'"
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "message"),
+    [
+        (500, 14, "dataset.image_size=500 is not a positive multiple of the patch size 14; try 490 or 504"),
+        (13, 14, "dataset.image_size=13 is not a positive multiple of the patch size 14; try 14"),
+        (0, 14, "dataset.image_size=0 is not a positive multiple of the patch size 14; try 14"),
+        (-20, 14, "dataset.image_size=-20 is not a positive multiple of the patch size 14; try 14"),
+        (518, 0, "dataset.patch_size=0: must be 1 or more; VGGT's is 14"),
+        (518, -14, "dataset.patch_size=-14: must be 1 or more; VGGT's is 14"),
+    ],
+)
+def test_impossible_sizes(size: int, patch: int, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_options("crop", size, patch)
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
@@ -199,6 +277,7 @@ def test_tall_images_are_fine_when_cropping(tmp_path: Path) -> None:
     [
         ("empty.jpg", b"", "empty"),
         ("photo.heic", b"\0\0\0\x18ftypheic" + bytes(50), "HEIC.*convert"),
+        ("photo.jpg", b"\0\0\0\x18ftypheic" + bytes(50), "HEIC.*convert"),
         ("text.png", b"hello", "not an image"),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -20,12 +21,14 @@ from rich.console import Console
 from report_records import change, failed, fp32, many, record, write
 from vggtq.errors import ConfigError, DataError
 from vggtq.report import COLUMNS, build_report, record_row, summary_of, summary_table
+from vggtq.report.build import make_report
+from vggtq.report.charts import draw
 from vggtq.report.columns import OUTPUTS
 from vggtq.report.frame import frame_of, quartiles, rows_of
 from vggtq.report.groups import group_rows
 from vggtq.report.i18n import TEXTS, translator
 from vggtq.report.recommend import Choice, balanced_score, pareto_front, recommend, speed_verdict
-from vggtq.report.records import collect
+from vggtq.report.records import Collection, collect
 from vggtq.report.tables import escape
 from vggtq.report.text import wrap
 from vggtq.report.wording import explain
@@ -75,7 +78,7 @@ def test_what_is_not_a_record_is_listed_with_its_reason(mixed: tuple[Path, Path]
     results = strict(mixed[1] / "comprehensive_results.json")
     reasons = {Path(item["path"]).parent.name: item["reason"] for item in results["unreadable"]}
     assert reasons.keys() == {"corrupt", "foreign", "list", "future", "binary"}
-    assert "JSON" in reasons["corrupt"] and "schema_version 2" in reasons["future"]
+    assert reasons["corrupt"] == "not valid JSON (line 1)" and "schema_version 2" in reasons["future"]
 
 
 def test_overview_counts_runs_and_superseded_ones_and_skips_the_report_itself(
@@ -150,6 +153,19 @@ def test_newest_run_of_an_experiment_stands_for_it(tmp_path: Path) -> None:
     found = collect([write(tmp_path, [newest, newer, other])])
     assert sorted(made["name"] for _, made in found.records) == ["newest", "other weights"]
     assert found.superseded == 1
+
+
+def test_the_same_configuration_on_other_images_is_another_experiment(tmp_path: Path) -> None:
+    scene = record()["dataset"]["scenes"][0]
+    other = record(dataset__scenes=[{**scene, "images_sha256": "b" * 64}], started="2026-11-03T10:00:00Z")
+    found = collect([write(tmp_path, [record(), other])])
+    assert (len(found.records), found.superseded) == (2, 0)
+
+
+def test_a_failure_without_scenes_gives_way_to_a_later_run(tmp_path: Path) -> None:
+    early = failed("INT8 per channel") | {"dataset": None, "started": "2026-11-01T10:00:00Z"}
+    found = collect([write(tmp_path, [early, record()])])
+    assert [made["status"] for _, made in found.records] == ["ok"] and found.superseded == 1
 
 
 def test_a_later_success_replaces_a_run_that_failed_before_its_model_was_loaded(tmp_path: Path) -> None:
@@ -306,7 +322,8 @@ def test_summary_tables_print_names_as_they_are() -> None:
     console.print(summary_of([record("[red]a[/red]"), failed("b", "no [bold]")]))
     console.print(summary_table(frame_of([record_row(fp32())]), "zh"))
     printed = console.export_text()
-    assert "[red]a[/red]" in printed and "no [bold]" in printed and "平均相对误差" in printed
+    assert "[red]a[/red]" in printed and "平均相对误差" in printed
+    assert "no [bold]" not in printed  # why runs failed is told outside, one line each
 
 
 def test_chinese_report_has_chinese_headings_and_latin_metrics(tmp_path: Path) -> None:
@@ -315,6 +332,23 @@ def test_chinese_report_has_chinese_headings_and_latin_metrics(tmp_path: Path) -
     report = (tmp_path / "out" / "comprehensive_report.txt").read_text(encoding="utf-8")
     assert "生产部署" in markdown and "PSNR" in markdown and "INT8 per channel" in markdown
     assert "全部指标" in report and "Recommend" not in report
+
+
+def test_chinese_report_leaves_only_names_and_metrics_untranslated(tmp_path: Path) -> None:
+    runs = [fp32(model__weights="random"), record("INT8", model__weights="random", simulated=True)]
+    folder = write(tmp_path / "runs", [*runs, record("INT8", model__weights="random", config={"seed": 1})])
+    (folder / "broken").mkdir()
+    (folder / "broken" / "result.json").write_text("{")
+    build_report([folder], tmp_path / "out", "zh")
+    columns = " ".join(COLUMNS)  # their names are those of the metrics
+    metrics = "VGGT FP32 FP16 BF16 INT8 MiB dB ms UTC AUC AbsRel NaN Inf PSNR MAE RSS CUDA JSON cosine"
+    names = "vggt_small rooms cpu Test CPU seed runs/broken/result.json comprehensive_visualizations.png"
+    for file in ("comparison.md", "comprehensive_report.txt"):
+        words = (tmp_path / "out" / file).read_text(encoding="utf-8").replace(str(tmp_path), "")
+        found = set(re.findall(r"(?<![\w.-])[A-Za-z]{2}[\w.]*", words, flags=re.ASCII))
+        hashes = {word for word in found if re.fullmatch("[0-9a-f]{12}", word)}
+        assert {word for word in found - hashes if word not in f"{columns} {metrics} {names}"} == set()
+        assert "随机权重" in words and "压缩率" not in words
 
 
 def test_without_a_chinese_font_charts_are_english_and_the_report_says_so(
@@ -365,6 +399,113 @@ def test_command_line_errors_are_one_line(
     assert words in done.stderr and len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
+def test_a_report_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "outputs", [fp32()])
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "vggtq.report", "report.out=file/report"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    for words in ("report.out=file/report", "Not a directory", "name a folder that you may write to"):
+        assert words in done.stderr
+    assert "Errno" not in done.stderr
+    with pytest.raises(ConfigError, match=r"report\.out=.*cannot be written"):
+        build_report([tmp_path / "outputs"], Path("/dev/null/x"))
+
+
+def test_a_reader_that_stops_early_gets_no_traceback(tmp_path: Path) -> None:
+    write(tmp_path / "outputs", [fp32(), record()])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        command = [sys.executable, "-m", "vggtq.report"]
+        done = subprocess.run(command, cwd=tmp_path, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_command_line_tells_each_failure_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "outputs", [fp32(), failed(message="a long reason " * 8)])
+    command = [sys.executable, "-m", "vggtq.report"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("failed: "))
+    assert line == "failed: INT3 group 96: QuantizationError: " + " ".join(["a long reason"] * 8)
+
+
+LONG_NAME = "int4_group-w4-g7-motorcycle-vggt_small-c38f74fb"
+
+
+def test_a_failed_run_is_called_by_its_scheme_or_by_a_short_name() -> None:
+    early = failed() | {"scheme": None, "name": LONG_NAME}
+    titles = titles_of(fp32(), failed() | {"name": LONG_NAME}, early)
+    assert titles == ["FP32", "INT3 group 96", "int4_group-w4-g…c38f74fb"]
+
+
+def test_runs_of_one_label_are_told_apart_by_the_settings_that_differ() -> None:
+    def seeded(label: str, seed: int, rounds: int = 7, **more: object) -> dict:
+        config = {
+            "seed": seed,
+            "timing": {"rounds": rounds, "mode": "paired"},
+            "device": {"mode": "x"},
+        } | more
+        return record(label, name=f"run-{seed}-{rounds}", config=config, config_hash=f"{seed}-{rounds}")
+
+    assert titles_of(seeded("a", 0), seeded("a", 5), seeded("b", 0)) == ["a (seed=0)", "a (seed=5)", "b"]
+    two = titles_of(seeded("a", 0), seeded("a", 5, 9), seeded("a", 0, 9))
+    assert two == ["a (seed=0, rounds=7)", "a (seed=0, rounds=9)", "a (seed=5, rounds=9)"]
+    modes = [seeded("a", 0, timing={"mode": m}) | {"config_hash": m} for m in ("off", "paired")]
+    assert titles_of(*modes) == ["a (timing.mode=off)", "a (timing.mode=paired)"]
+    three = titles_of(seeded("a", 0, x=1), seeded("a", 5, 9, x=2))
+    assert three == ["a (run-0-7)", "a (run-5-9)"]
+    assert titles_of(seeded("a", 0), failed("a") | {"config": None}) == ["a (run-0-7)", "a"]
+
+
+def titles_of(*records: dict) -> list[str]:
+    """As `comparison.csv` has them and, the same, as the terminal prints them."""
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(summary_of(records))
+    printed = console.export_text()
+    report = make_report(Collection([(Path(str(i)), made) for i, made in enumerate(records)]))
+    titles = [row["title"] for group in report.groups for row in group.rows]
+    assert all(f"│ {title} " in printed for title in titles)
+    assert titles == report.frame["title"].tolist()
+    return titles
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        (
+            [fp32()],
+            "1 run: 1 succeeded, 0 failed. 0 older runs of the same experiment left out; 0 files unrea",
+        ),
+        ([fp32(), record(), record(name="x")], "2 runs: 2 succeeded, 0 failed. 1 older run of the same"),
+    ],
+)
+def test_counts_agree_with_their_nouns(records: list[dict], words: str, tmp_path: Path) -> None:
+    build_report([write(tmp_path / "runs", records)], tmp_path / "out")
+    markdown = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert words in markdown and "1 scene, 2 frames" in markdown
+
+
+def test_equal_outputs_are_called_identical_in_every_file(tmp_path: Path) -> None:
+    for lang, word in (("en", "identical"), ("zh", "完全一致")):
+        build_report([write(tmp_path / f"{lang}_runs", [fp32()])], tmp_path / lang, lang)
+        report = (tmp_path / lang / "comprehensive_report.txt").read_text(encoding="utf-8")
+        (line,) = re.findall(r"^  world_points .*", report, flags=re.MULTILINE)
+        assert line.split()[5] == word
+        assert f"| {word} |" in (tmp_path / lang / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_a_change_without_interval_and_the_dagger_stay_where_they_belong(tmp_path: Path) -> None:
+    made = record("INT4 group null (per-channel)", simulated=True)
+    nothing = {"mean": -0.004, "low": None, "high": None, "scenes": 1}
+    made["geometry"]["change"] = {"pose": {"auc_30": nothing}, "depth": {"abs_rel": nothing}}
+    build_report([write(tmp_path / "runs", [made])], tmp_path / "out")
+    markdown = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    (line,) = (line for line in markdown.splitlines() if line.startswith("| INT4 group null (per-channel) |"))
+    assert "[" not in line and line.count("†") == 1
+    assert "noise" not in markdown
+
+
 def test_command_line_writes_a_report_without_importing_torch(tmp_path: Path) -> None:
     write(tmp_path / "outputs", [fp32(), record()])
     program = "import sys; from vggtq.report.__main__ import main; print(main([]), 'torch' in sys.modules)"
@@ -393,3 +534,29 @@ def test_changes_against_fp32_come_with_their_interval(tmp_path: Path) -> None:
     assert re.search(r"\(0\.900\) −0\.020 \\\[−0\.030, −0\.010\\\]", table)
     assert "more than noise: [-0.030, -0.010]" in explain(choices(fp32(), lost)["smallest"], translator("en"))
     assert "within the noise of these scenes" in explain(choices(fp32(), same)["smallest"], translator("en"))
+
+
+def test_no_line_of_the_pareto_chart_runs_through_another_point() -> None:
+    int8 = [("tensor asymmetric", 3.251, 4.32e-4), ("tensor symmetric", 3.254, 4.13e-4)]
+    int8 += [("channel asymmetric", 3.21, 4.47e-4), ("channel symmetric", 3.22, 4.28e-4)]
+    schemes = [(f"INT8 per-{name}", times, error) for name, times, error in int8]
+    schemes += [
+        ("INT4 group 32", 4.85, 0.00601),
+        ("INT4 group 64", 5.02, 0.00719),
+        ("INT4 group 128", 5.1, 0.00671),
+    ]
+    made = [record(name, error=error, size__compression_vs_fp32=times) for name, times, error in schemes]
+    for one, (*_, error) in zip(made, schemes, strict=True):
+        for output in OUTPUTS:
+            one["fidelity"][output]["relative_error"] = error
+    (group,) = group_rows([record_row(one) for one in [fp32(), *made]])
+    axis = draw(group, translator("en")).axes[5]
+    names = {text.get_text(): text for text in axis.texts}
+    assert len(names) == 8
+    points = [axis.transData.transform(text.xy) for text in names.values()]
+    for text in names.values():
+        start = axis.transData.transform(text.xy)
+        steps = np.linspace(0, 1, 50)[:, None] * np.array(text.xyann) * axis.figure.dpi / 72
+        for other in points:
+            if np.abs(other - start).max() > 8:
+                assert np.abs(start + steps - other).max(axis=1).min() > 4

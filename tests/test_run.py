@@ -12,13 +12,14 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from vggtq import environment
+from vggtq import comparison
 from vggtq.config import compose, options
 from vggtq.experiment import run
 from vggtq.record import KEYS
 
 # A network that predicts in milliseconds, with one block of everything.
 TINY = [
+    "dataset=motorcycle",
     "model=vggt_small",
     "model.image_size=56",
     "model.architecture.aggregator={img_size:56,embed_dim:32,depth:4,num_heads:2}",
@@ -159,7 +160,7 @@ def test_latency_keeps_raw_pairs_and_the_picture_is_drawn(tmp_path: Path) -> Non
 
 
 def test_auto_skips_bf16_where_the_hardware_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "has_bf16", lambda device: False)
+    monkeypatch.setattr(comparison, "has_bf16", lambda device: False)
     references = recorded(tmp_path, "timing=paired", "timing.rounds=1")["latency"]["references"]
     assert "does not multiply bfloat16" in references["bf16"]["skipped"]
     assert references["fp32"]["speedup"] > 0

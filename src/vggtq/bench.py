@@ -16,7 +16,7 @@ from vggtq.config import Device
 from vggtq.environment import environment, resolve_device
 from vggtq.measure import paired_latency
 from vggtq.progress import Steps
-from vggtq.quant.layers import quantized_linear
+from vggtq.quant.backends import quantized_linear
 from vggtq.quant.packed import pack_weight
 from vggtq.quant.scheme import Activations, Weights
 from vggtq.record import jsonable

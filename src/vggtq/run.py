@@ -33,9 +33,8 @@ _failed: list[str] = []  # the reason why the single run of this process failed
 
 def main() -> NoReturn:
     """Entry point; ends the process with 0, 1 after a failure, 130 or 143 after an interruption."""
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra raises instead of printing, so that one line can be made of it
-    )
+    # Hydra raises instead of printing, so that one line can be made of it.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     for name in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
         if name is not None:
             signal.signal(name, _terminate)

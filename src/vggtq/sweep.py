@@ -77,4 +77,4 @@ def print_summary(records: list[dict[str, Any]]) -> None:
 
     from vggtq.report import summary_of
 
-    Console(width=None if sys.stdout.isatty() else 140).print(summary_of(records))
+    Console(width=None if sys.stdout.isatty() else 160).print(summary_of(records))

@@ -66,9 +66,9 @@ def _attempt(
 ) -> tuple[int | None, str | None]:
     """One request, appended to part. Returns (total bytes if known, what went wrong if anything did)."""
     have = _size(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     total = None
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             # a server without Range support answers 200 and starts from the first byte
             have = have if response.status == 206 else 0
@@ -89,6 +89,8 @@ def _attempt(
         return total, f"no connection ({error.reason})"
     except (OSError, http.client.HTTPException) as error:
         return total, str(error) or type(error).__name__
+    except ValueError as error:
+        raise DataError(f"{url}: cannot be fetched ({error}); check the address") from error
 
 
 def _total_bytes(response: Any, have: int) -> int | None:

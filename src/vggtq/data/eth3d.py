@@ -11,10 +11,16 @@ the network sees, so depth is resampled: see `vggtq.data.eth3d_depth`. Scans and
 
 import argparse
 import dataclasses
+import os
+import signal
 import sys
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":  # Ctrl-C while the libraries below are imported, which takes seconds
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import numpy as np
 import torch
@@ -24,7 +30,7 @@ from vggtq.data.download import fetch, unpack
 from vggtq.data.eth3d_depth import DistortedDepth
 from vggtq.data.preprocess import check_options, preprocess
 from vggtq.data.scene import GroundTruth, ImageFile, Scene
-from vggtq.data.select import check_selection, natural_key, select
+from vggtq.data.select import check_selection, count, natural_key, select
 from vggtq.errors import ConfigError, DataError, VggtqError, did_you_mean
 
 SCENES = (
@@ -78,7 +84,8 @@ class ETH3D:
         paths = [image_folder / Path(frame.name).name for frame in frames]
         if missing := [path for path in paths if not path.is_file()]:
             raise DataError(
-                f"{len(missing)} of {len(paths)} images are missing, first {missing[0]}; "
+                f"{len(missing)} of {count(len(paths), 'image')} {'is' if len(missing) == 1 else 'are'} missing, "
+                f"first {missing[0]}; "
                 f"run: {self._command()}"
             )
         images, transforms, files, notes = preprocess(paths, self.mode, self.image_size, self.patch_size)
@@ -154,12 +161,38 @@ def check_scene(scene: str) -> None:
         )
 
 
+def check_url(url: str) -> str:
+    """The address of a mirror's folder with its last slash. Raises ConfigError for what is no web address."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(f"--url {url}: not a web address; give https://HOST/FOLDER/")
+    return url if url.endswith("/") else f"{url}/"
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def download(scene: str, root: Path, parts: Sequence[str], base_url: str | None = None) -> None:
     """Fetches and unpacks the archives of a scene below root; what is unpacked already is left alone.
 
     parts: keys of ARCHIVES. Raises ConfigError, DataError, MissingExtraError.
     """
     check_scene(scene)
+    base_url = check_url(base_url or BASE_URL)
+    try:
+        _download(scene, root, parts, base_url)
+    except OSError as error:
+        raise DataError(
+            f"cannot write below {root} ({error.strerror or error}); give another --root"
+        ) from error
+
+
+def _download(scene: str, root: Path, parts: Sequence[str], base_url: str) -> None:
     for part in parts:
         archive = root / f"{scene}_{ARCHIVES[part]}.7z"
         # inside the scene, so that deleting the scene's folder asks for a new download
@@ -168,13 +201,13 @@ def download(scene: str, root: Path, parts: Sequence[str], base_url: str | None 
             print(f"{archive.name}: already unpacked in {root / scene}")
             continue
         if not archive.exists():
-            fetch((base_url or BASE_URL) + archive.name, archive, KNOWN_BYTES.get(archive.name))
+            fetch(base_url + archive.name, archive, KNOWN_BYTES.get(archive.name))
         print(f"{archive.name}: unpacking, this takes minutes")
-        count = unpack(archive, root)
+        members = unpack(archive, root)
         done.parent.mkdir(exist_ok=True)
         done.write_text(f"{LICENCE}\n", encoding="utf-8")
         archive.unlink()
-        print(f"{archive.name}: {count} files and folders in {root / scene}")
+        print(f"{archive.name}: {members} files and folders in {root / scene}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,14 +222,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     print(LICENCE)
     try:
-        extras = [part for part in options.parts.split(",") if part]
+        extras = _listed(options.parts)
         if unknown := [part for part in extras if part not in ARCHIVES]:
             raise ConfigError(
                 f"--with {unknown[0]}{did_you_mean(unknown[0], ARCHIVES)}; valid: {', '.join(ARCHIVES)}"
             )
         # depth cannot be used without the calibration that comes with the photographs as taken
         implied = ["jpg"] if "depth" in extras else []
-        scenes = options.scenes.split(",")
+        scenes = _listed(options.scenes)
+        if not scenes:
+            raise ConfigError(f"no scene given; valid: {', '.join(SCENES)}")
+        check_url(options.url)
         for scene in scenes:
             check_scene(scene)
         for scene in scenes:
@@ -213,4 +249,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     raise SystemExit(main())

@@ -12,7 +12,7 @@ import torch
 from vggtq.data.cameras_json import Camera, CameraList, read_cameras_json
 from vggtq.data.preprocess import FrameTransform, check_options, preprocess
 from vggtq.data.scene import GroundTruth, ImageFile, Scene
-from vggtq.data.select import check_selection, natural_key, select
+from vggtq.data.select import check_selection, count, natural_key, select
 from vggtq.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class ImageFolder:
     first place with an image counts, and the record says which it was. `path` may also be a single image.
 
     Taken: .jpg, .jpeg and .png in any letter case. One image is a scene of one frame. Images of different
-    sizes are padded to the largest. Skipped: hidden files and folders (macOS `._x.jpg` among them), and HEIC
+    sizes are padded to the largest. The content must be JPEG or PNG whatever
+    the name says. Skipped: hidden files and folders (macOS `._x.jpg` among them), and HEIC
     with a note, unless there is nothing else. A damaged or empty image is an error, never skipped.
 
     If `path` has a `cameras.json` (format: `vggtq.data.cameras_json`), its list of images and its order
@@ -97,10 +98,11 @@ def find_images(root: Path, notes: list[str]) -> list[Path]:
     found = list(_walk(root, set()))
     if images := _with_suffix(found, SUFFIXES):
         folders = {p.parent for p in images}
-        return _report(images, found, f"{_count(len(folders), 'subfolder')}, searched recursively", notes)
+        return _report(images, found, f"{count(len(folders), 'subfolder')}, searched recursively", notes)
     if heic := _with_suffix(found, HEIC_SUFFIXES):
+        which = ("the only image is", "it") if len(heic) == 1 else (f"all {len(heic)} images are", "them")
         raise DataError(
-            f"{root}: all {len(heic)} images are HEIC, which cannot be read; convert them to JPEG first, "
+            f"{root}: {which[0]} HEIC, which cannot be read; convert {which[1]} to JPEG first, "
             "for instance: magick mogrify -format jpg *.HEIC"
         )
     raise DataError(f"{root}: no image found here or below; expected {', '.join(SUFFIXES)}")
@@ -108,16 +110,12 @@ def find_images(root: Path, notes: list[str]) -> list[Path]:
 
 def _report(images: list[Path], found: list[Path], where: str, notes: list[str]) -> list[Path]:
     if where:
-        notes.append(f"{_count(len(images), 'image')} found in {where}")
+        notes.append(f"{count(len(images), 'image')} found in {where}")
     if heic := _with_suffix(found, HEIC_SUFFIXES):
-        notes.append(f"{_count(len(heic), 'HEIC file')} skipped; convert to JPEG to use them")
+        notes.append(f"{count(len(heic), 'HEIC file')} skipped; convert to JPEG to use them")
     for note in notes:
         log.info(note)
     return images
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _with_suffix(paths: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
@@ -160,8 +158,9 @@ def _cameras_of(root: Path, notes: list[str]) -> CameraList | None:
 def _check_present(paths: list[Path], root: Path) -> None:
     missing = [p for p in paths if not p.is_file()]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise DataError(
-            f"{root / 'cameras.json'}: {len(missing)} of {len(paths)} listed images are not there, "
+            f"{root / 'cameras.json'}: {len(missing)} of {count(len(paths), 'listed image')} {verb} not there, "
             f"first {missing[0]}"
         )
 

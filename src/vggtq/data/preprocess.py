@@ -1,11 +1,13 @@
 """Image files to network input, bit for bit as VGGT (Wang et al. 2025) prepares them, and what that does to pixels.
 
 Each image is resized so that one side is `size` and both are multiples of the patch, then cropped or padded with
-white. EXIF orientation is ignored. Left out: square centring on black.
+white. EXIF orientation is ignored and 16-bit grey is clipped at 255, with a note. Left out: square centring on black.
 """
 
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,11 +19,23 @@ from torch import Tensor
 from vggtq.data.scene import ImageFile
 from vggtq.errors import ConfigError, DataError
 
+FORMATS = ("JPEG", "PNG")  # JPEG stands for MPO too, which phones write as .jpg
 HEIC_SUFFIXES = (".heic", ".heif")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+EXIF_ORIENTATION = 0x0112
 
 
 class ImageInputError(DataError, ValueError):
     """Images that can be read but not be given to the network."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image as the network sees it, and what was lost on the way."""
+
+    pixels: Image.Image  # 8-bit RGB
+    clipped: bool  # 16-bit grey with values above 255
+    turned: bool  # an EXIF orientation other than upright
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,15 @@ class FrameTransform:
 def check_options(mode: str, size: int, patch: int) -> None:
     """Raises ConfigError for options that cannot work, before an image is read."""
     if mode not in ("crop", "pad"):
-        raise ConfigError("Mode must be either 'crop' or 'pad'")
-    if patch < 1 or size < patch or size % patch:
-        lower = max(size // max(patch, 1), 1) * patch
-        raise ConfigError(f"image size {size} is not a multiple of the patch size {patch}; try {lower}")
+        raise ConfigError(f"dataset.mode={mode}: Mode must be either 'crop' or 'pad'")
+    if patch < 1:
+        raise ConfigError(f"dataset.patch_size={patch}: must be 1 or more; VGGT's is 14")
+    if size < patch or size % patch:
+        lower = max(size // patch, 0) * patch
+        near = " or ".join(str(n) for n in (lower, lower + patch) if n)
+        raise ConfigError(
+            f"dataset.image_size={size} is not a positive multiple of the patch size {patch}; try {near}"
+        )
 
 
 def preprocess_images(
@@ -85,20 +104,25 @@ def preprocess(
 ) -> tuple[Tensor, list[FrameTransform], list[ImageFile], list[str]]:
     """Images (S, 3, H, W) float32 RGB in [0, 1], one transform and one file entry per image, and notes.
 
-    Images of different sizes, which only crop can produce, are padded with white to the largest; a note says so.
+    Images of different sizes, which only crop can produce, are padded with white to the largest. Notes tell of
+    that, of clipped 16-bit grey and of ignored EXIF orientations.
     """
     if not paths:
         raise ImageInputError("At least 1 image is required")
     check_options(mode, size, patch)
     frames, transforms, files = [], [], []
+    clipped, turned = [], []
     for path in map(Path, paths):
-        frame, transform = _prepare(path, mode, size, patch)
+        decoded = decode(path)
+        clipped += [path.name] * decoded.clipped
+        turned += [path.name] * decoded.turned
+        frame, transform = _prepare(decoded.pixels, path, mode, size, patch)
         frames.append(frame)
         transforms.append(transform)
         files.append(_describe(path, transform))
     sizes = sorted({(t.width, t.height) for t in transforms})
     width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
-    notes = []
+    notes = _losses(clipped, turned)
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h}" for w, h in sizes)
         notes.append(f"images differ in size ({listed}); padded with white to {width}x{height}")
@@ -108,14 +132,15 @@ def preprocess(
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Decodes to 8-bit RGB, with RGBA over white; every other mode loses its alpha. Raises DataError."""
-    path = Path(path)
+    """The pixels of `decode`."""
+    return decode(Path(path)).pixels
+
+
+def decode(path: Path) -> Decoded:
+    """JPEG or PNG to 8-bit RGB, with RGBA over white; every other mode loses its alpha. Raises DataError."""
     try:
-        with Image.open(path) as image:
-            if image.mode != "RGBA":
-                return image.convert("RGB")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, image).convert("RGB")
+        with _no_warnings(), Image.open(path, formats=FORMATS) as image:
+            return Decoded(_rgb(image), _is_clipped(image), _is_turned(image))
     except UnidentifiedImageError as error:
         raise DataError(_unidentified(path)) from error
     except FileNotFoundError as error:
@@ -126,6 +151,52 @@ def load_image(path: str | Path) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be decoded ({reason}); copy or export it again") from error
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Pillow warns of damaged metadata and of many pixels, neither of which changes anything here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _is_clipped(image: Image.Image) -> bool:
+    return image.mode.startswith("I") and image.getextrema()[1] > 255  # type: ignore[operator]
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(EXIF_ORIENTATION) in range(2, 9)
+    except Exception:  # damaged metadata, for which Pillow has no common error, does not harm the pixels
+        return False
+
+
+def _losses(clipped: Sequence[str], turned: Sequence[str]) -> list[str]:
+    """Notes on what VGGT's own preprocessing ignores and people do not expect."""
+    notes = []
+    if clipped:
+        notes.append(
+            f"{_who(clipped, 'has', 'have')} 16-bit grey values, which are clipped at 255 as in VGGT's own "
+            f"preprocessing; convert {'it' if len(clipped) == 1 else 'them'} to 8 bits"
+        )
+    if turned:
+        notes.append(
+            f"{_who(turned, 'has', 'have')} an EXIF orientation, which is ignored as in VGGT's own preprocessing; "
+            f"rotate {'it' if len(turned) == 1 else 'them'} first (exiftran -ai, or ImageMagick's -auto-orient)"
+        )
+    return notes
+
+
+def _who(names: Sequence[str], one: str, many: str) -> str:
+    return f"{names[0]} {one}" if len(names) == 1 else f"{len(names)} images {many}"
 
 
 def frame_transform(
@@ -153,9 +224,10 @@ def resized_size(width: int, height: int, mode: str, size: int, patch: int) -> t
     return size, round(height * (size / width) / patch) * patch
 
 
-def _prepare(path: Path, mode: str, size: int, patch: int) -> tuple[Tensor, FrameTransform]:
+def _prepare(
+    image: Image.Image, path: Path, mode: str, size: int, patch: int
+) -> tuple[Tensor, FrameTransform]:
     """The resized, cropped but not yet padded frame (3, h, w) in [0, 1]."""
-    image = load_image(path)
     try:
         _, _, transform = frame_transform(image.width, image.height, mode, size, patch)
     except ImageInputError as error:
@@ -200,6 +272,18 @@ def _describe(path: Path, transform: FrameTransform) -> ImageFile:
 def _unidentified(path: Path) -> str:
     if path.stat().st_size == 0:
         return f"{path}: the file is empty; copy or download it again"
-    if path.suffix.lower() in HEIC_SUFFIXES:
-        return f"{path}: HEIC images cannot be read; convert them to JPEG or PNG"
-    return f"{path}: not an image that Pillow can read; use JPEG or PNG"
+    if real := _real_format(path):
+        return f"{path}: a {real} image, which is not read whatever its name; convert it to JPEG or PNG"
+    return f"{path}: not an image, or a damaged one; copy or export it again as JPEG or PNG"
+
+
+def _real_format(path: Path) -> str | None:
+    with path.open("rb") as stream:
+        head = stream.read(12)
+    if path.suffix.lower() in HEIC_SUFFIXES or (head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS):
+        return "HEIC"
+    try:
+        with _no_warnings(), Image.open(path) as image:
+            return image.format
+    except Exception:  # only a name for the message is wanted, and a damaged file may fail anywhere
+        return None

@@ -21,6 +21,11 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [*key, (2, 0, name)]
 
 
+def count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def check_selection(start: int, stride: int, max_images: int | None) -> None:
     """Raises ConfigError for values that no sequence can satisfy."""
     if start < 0:
@@ -36,7 +41,7 @@ def select(items: Sequence[T], start: int, stride: int, max_images: int | None, 
     chosen = list(items[start::stride][:max_images])
     if not chosen:
         raise DataError(
-            f"{where}: dataset.start={start} leaves none of {len(items)} images; "
-            f"use a start below {len(items)}"
+            f"{where}: dataset.start={start} leaves none of {count(len(items), 'image')}; "
+            f"use {f'a start below {len(items)}' if len(items) > 1 else 'start 0'}"
         )
     return chosen

@@ -115,16 +115,16 @@ def _matched(model: nn.Module, stored: StoredTensors, ignore: Sequence[str], whe
     extra = [name for name in renamed.values() if name not in own]
     unexpected = [name for name in extra if not any(fnmatchcase(name, pattern) for pattern in ignore)]
     if len(extra) > len(unexpected):
-        log.info("%s: ignoring %d tensors that the model lacks", where, len(extra) - len(unexpected))
+        log.info("%s: ignoring %s that the model lacks", where, _tensors(len(extra) - len(unexpected)))
     missing = sorted(own.keys() - set(renamed.values()))
     if missing:
         raise WeightsError(
-            f"{where}: {len(missing)} of {len(own)} tensors are missing ({_some(missing)}); "
+            f"{where}: {len(missing)} of {_tensors(len(own))} {_are(missing)} missing ({_some(missing)}); "
             "is this a checkpoint of another network or configuration?"
         )
     if unexpected:
         raise WeightsError(
-            f"{where}: {len(unexpected)} tensors are unknown to the model ({_some(unexpected)}); "
+            f"{where}: {_tensors(len(unexpected))} {_are(unexpected)} unknown to the model ({_some(unexpected)}); "
             "is this a checkpoint of another network, or is a head switched off?"
         )
     names = {old: new for old, new in renamed.items() if new in own}
@@ -144,11 +144,12 @@ def _check_layout(
             not_float.append(f"{new} is {dtype}")
     if wrong:
         raise WeightsError(
-            f"{where}: {len(wrong)} tensors have another shape ({_some(wrong)}); check the model's configuration"
+            f"{where}: {_tensors(len(wrong))} {'has' if len(wrong) == 1 else 'have'} another shape "
+            f"({_some(wrong)}); check the model's configuration"
         )
     if not_float:
         raise WeightsError(
-            f"{where}: {len(not_float)} tensors are not plain floats ({_some(not_float)}); "
+            f"{where}: {_tensors(len(not_float))} {_are(not_float)} not plain floats ({_some(not_float)}); "
             "give the checkpoint from before quantization"
         )
 
@@ -158,7 +159,7 @@ def _log_conversion(stored: StoredTensors, names: Mapping[str, str], expected: t
     counts = Counter(stored.layout[name][1] for name in names)
     for dtype, count in counts.items():
         if dtype != target:
-            log.info("converting %d tensors from %s to %s", count, dtype, target)
+            log.info("converting %s from %s to %s", _tensors(count), dtype, target)
 
 
 def _fill(model: nn.Module, stored: StoredTensors, names: Mapping[str, str], where: str) -> None:
@@ -171,6 +172,14 @@ def _fill(model: nn.Module, stored: StoredTensors, names: Mapping[str, str], whe
         # NaN propagates through both extremes, so two numbers stand for the whole tensor.
         if not torch.stack(target.aminmax()).isfinite().all():
             raise WeightsError(f"{where}: {names[old]} holds NaN or infinity; the checkpoint is damaged")
+
+
+def _tensors(number: int) -> str:
+    return "1 tensor" if number == 1 else f"{number} tensors"
+
+
+def _are(items: Sequence[str]) -> str:
+    return "is" if len(items) == 1 else "are"
 
 
 def _some(items: Sequence[str]) -> str:

@@ -5,12 +5,14 @@ camera head, the DPT heads and the tracker; `heads` switches whole heads off.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vggtq.errors import ConfigError, did_you_mean
 
+LARGEST = 1_000_000  # no number of any network is larger; beyond it, sizes overflow or take forever to build
 MAY_BE_ZERO = {"num_register_tokens", "corr_radius", "interpolate_offset", "intermediate_layer_idx"}
 
 
@@ -117,7 +119,7 @@ class VGGTConfig:
 def parse_config(config: Mapping[str, Any] | None) -> VGGTConfig:
     """Reads the nested dict; a missing key takes VGGT-1B's value. Raises ConfigError."""
     sections = {f.name: f.default_factory for f in fields(VGGTConfig)}
-    values = _mapping("model config", config or {})
+    values = _mapping("model config", {} if config is None else config)
     _refuse_unknown("model config", values, sections)
     return VGGTConfig(**{name: _section(sections[name], name, values[name]) for name in values})
 
@@ -131,7 +133,7 @@ def _section(cls: Any, section: str, values: Any) -> Any:
 
 def _mapping(name: str, values: Any) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{name}: expected a mapping of keys to values, got {values!r}")
+        raise ConfigError(f"{name}: expected a mapping of keys to values, got {reprlib.repr(values)}")
     return values
 
 
@@ -139,25 +141,28 @@ def _refuse_unknown(name: str, values: Mapping[str, Any], known: Mapping[str, An
     for key in values:
         if key not in known:
             hint = did_you_mean(str(key), known) or f"; valid keys: {', '.join(known)}"
-            raise ConfigError(f"{name}: unknown key {key!r}{hint}")
+            raise ConfigError(f"{name}: unknown key {reprlib.repr(key)}{hint}")
 
 
 def _value(section: str, key: str, value: Any, default: Any) -> Any:
-    """Checks one value against the type of its default and, for numbers, that it is not negative."""
+    """Checks one value against the type of its default and, for numbers, against the bounds."""
     name = f"{section}.{key}"
     if isinstance(default, tuple):
-        if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != len(default):
-            raise ConfigError(f"{name}: expected {len(default)} integers, got {value!r}")
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != len(default):
+            raise ConfigError(f"{name}: expected {len(default)} integers, got {reprlib.repr(value)}")
         return tuple(_value(section, key, item, default[0]) for item in value)
     if isinstance(default, bool | str):
         if not isinstance(value, type(default)):
-            raise ConfigError(f"{name}: expected a {type(default).__name__}, got {value!r}")
+            raise ConfigError(f"{name}: expected a {type(default).__name__}, got {reprlib.repr(value)}")
         return value
     allowed = (int, float) if isinstance(default, float) else (int,)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
-        raise ConfigError(f"{name}: expected a finite {type(default).__name__}, got {value!r}")
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, allowed) or infinite:
+        raise ConfigError(f"{name}: expected a finite {type(default).__name__}, got {reprlib.repr(value)}")
     if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
-        raise ConfigError(f"{name}: {value} is too small; give a positive number")
+        raise ConfigError(f"{name}: {reprlib.repr(value)} is too small; give a positive number")
+    if value > LARGEST:
+        raise ConfigError(f"{name}: {reprlib.repr(value)} is too large; give {LARGEST} at most")
     return type(default)(value)
 
 
@@ -171,6 +176,7 @@ def _check_aggregator(a: AggregatorConfig) -> None:
     _divides(a.embed_dim, a.num_heads, "aggregator.num_heads and embed_dim", "change one of the two")
     head = a.embed_dim // a.num_heads
     _divides(head, 4, "aggregator head width (embed_dim / num_heads)", "rotary embedding needs quarters")
+    _check_hidden("aggregator", a)
 
 
 def _check_patch_embed(p: PatchEmbedConfig, a: AggregatorConfig) -> None:
@@ -182,6 +188,14 @@ def _check_patch_embed(p: PatchEmbedConfig, a: AggregatorConfig) -> None:
         if ours != theirs:
             raise ConfigError(f"patch_embed.{key} {ours} differs from aggregator.{key} {theirs}; set both")
     _divides(p.embed_dim, p.num_heads, "patch_embed.num_heads and embed_dim", "change one of the two")
+    _check_hidden("patch_embed", p)
+
+
+def _check_hidden(section: str, c: AggregatorConfig | PatchEmbedConfig) -> None:
+    if c.embed_dim * c.mlp_ratio < 1:
+        raise ConfigError(
+            f"{section}.mlp_ratio: {c.mlp_ratio} leaves no hidden layer at embed_dim {c.embed_dim}; 4 is usual"
+        )
 
 
 def _check_heads(c: VGGTConfig) -> None:

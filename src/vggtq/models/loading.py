@@ -81,6 +81,7 @@ class VGGTModel:
     image_size: int = 518
     seed: int = 0  # of random weights
     track_head: bool = False
+    domain: str | None = None  # the data set that the weights were trained on, where they know no other
     architecture: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,8 @@
 import json
 import logging
 import pickle
+import re
+import reprlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,12 +16,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vggtq.errors import WeightsError
-from vggtq.models.weight_source import describe
+from vggtq.models.weight_source import describe, quiet
 
 log = logging.getLogger(__name__)
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 TENSORS_PER_MAPPING = 64
+SHARD = re.compile(r"[^/\\:\0]+\.safetensors")
 WRAPPERS = ("model", "state_dict")
 
 
@@ -52,13 +55,20 @@ def _refuse_placeholder(path: Path) -> None:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise WeightsError(f"{index}: not a safetensors index; download it again") from error
-    paths = [index.parent / name for name in names]
+    for name in names:
+        if not isinstance(name, str) or not SHARD.fullmatch(name):
+            raise WeightsError(
+                f"{index}: shard {reprlib.repr(name)} is not the name of a .safetensors file beside it; "
+                "download the index again"
+            )
+    paths = [index.parent / name for name in sorted(names)]
     for path in paths:
         if not path.is_file():
-            raise WeightsError(f"{path}: shard of {index.name} is missing; download all {len(paths)} shards")
+            remedy = f"download all {len(paths)} shards" if len(paths) > 1 else "download it"
+            raise WeightsError(f"{path}: shard of {index.name} is missing; {remedy}")
         _refuse_placeholder(path)
     return paths
 
@@ -115,7 +125,8 @@ def _is_state_dict(state: Mapping[Any, Any]) -> bool:
 def _load_pickle(path: Path) -> Any:
     mapped = zipfile.is_zipfile(path)  # PyTorch's format before 1.6 cannot be memory-mapped
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with quiet():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             raise WeightsError(
@@ -123,7 +134,11 @@ def _load_pickle(path: Path) -> Any:
                 "save model.state_dict() as safetensors"
             ) from error
         raise WeightsError(f"{path}: damaged or not a PyTorch file; download it again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError) as error:
         raise WeightsError(
             f"{path}: truncated or not a PyTorch file ({describe(error)}); download it again"
+        ) from error
+    except Exception as error:  # bytes that are no pickle make the unpickler fail in its own inner workings
+        raise WeightsError(
+            f"{path}: damaged or not a PyTorch file (neither a zip archive nor a pickle); download it again"
         ) from error

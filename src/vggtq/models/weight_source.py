@@ -1,8 +1,12 @@
 """Finds the files of a checkpoint: in this package, a local file or folder, or a repository of the Hugging Face hub."""
 
+import logging
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +15,14 @@ from huggingface_hub import errors as hub_errors
 
 from vggtq.errors import WeightsError
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 HUB_FILES = ("model.safetensors", "model.pt")
 INDEX = "model.safetensors.index.json"
 FOLDER_FILES = ("model.safetensors", INDEX, "model.pt", "pytorch_model.bin")
 REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+CHATTY = ("huggingface_hub", "httpx", "httpcore")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Kind = Literal["package", "hub", "file", "folder", "random"]
 PACKAGED = Path(__file__).parent / "weights"
@@ -72,9 +79,14 @@ def _download(repo: str, revision: str | None) -> Path:
     """The cached file, downloaded if need be; safetensors before pickles."""
     at = f"{repo}@{revision}" if revision else repo
     absent: Exception | None = None
+    _ = huggingface_hub.hf_hub_download  # imported on first use, which sets the levels of its loggers
+    log.info("looking for %s on the Hugging Face hub and in its cache", at)
     for name in HUB_FILES:
+        # Where the hub could not be reached once, its client would retry for half a minute more.
+        cached = isinstance(absent, hub_errors.LocalEntryNotFoundError)
         try:
-            return Path(_translated(at, lambda name=name: _fetch(repo, name, revision)))  # type: ignore[misc]
+            with quiet(*CHATTY):
+                return Path(_translated(at, partial(_fetch, repo, name, revision, cached)))
         except hub_errors.EntryNotFoundError as error:
             absent = error
     if isinstance(absent, hub_errors.LocalEntryNotFoundError):
@@ -85,8 +97,23 @@ def _download(repo: str, revision: str | None) -> Path:
     raise WeightsError(f"{at}: the repository has neither {' nor '.join(HUB_FILES)}") from absent
 
 
-def _fetch(repo: str, name: str, revision: str | None) -> str:
-    return huggingface_hub.hf_hub_download(repo, name, revision=revision)
+def _fetch(repo: str, name: str, revision: str | None, cached: bool) -> str:
+    return huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Keeps warnings and the named loggers of other libraries silent, since one line of our own follows."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in loggers}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _translated(at: str, fetch: Callable[[], str]) -> str:

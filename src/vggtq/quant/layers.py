@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggtq.quant.linear import QuantLinear, ReferenceLinear, linear_backend
+from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations
 
@@ -150,11 +150,3 @@ def conv_transpose_weight(rows: Tensor, shape: tuple[int, ...], groups: int) -> 
     """Inverse of `weight_rows` for a transposed convolution of weight shape (in, out/groups, kh, kw)."""
     inputs, outputs = shape[0] // groups, shape[1]
     return rows.view(groups, outputs, inputs, *shape[2:]).transpose(1, 2).reshape(shape)
-
-
-def quantized_linear(
-    packed: PackedWeight, bias: nn.Parameter | None, activations: Activations
-) -> QuantLinear:
-    """The fastest honest layer for these numbers on the device that the weight is on."""
-    shape, device = (packed.codes.shape[0], packed.columns), packed.codes.device
-    return linear_backend(packed.spec, activations, shape, device)(packed, bias, activations)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from vggtq.errors import QuantizationError
-from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, quantized_linear, weight_rows
+from vggtq.quant.backends import quantized_linear
+from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, weight_rows
 from vggtq.quant.linear import QuantLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Activations, Scheme, Weights

@@ -1,13 +1,17 @@
 """`python -m vggtq.report [folders…] [key=value…]`"""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vggtq.errors import ConfigError, DataError, VggtqError, did_you_mean
 from vggtq.report.build import build_report, nothing_found
+from vggtq.report.i18n import translator
 from vggtq.report.records import Collection
+from vggtq.report.results import Report
 from vggtq.report.tables import summary_table
+from vggtq.report.wording import reason
 
 HELP = """\
 Merge the result.json of many runs into tables, charts and a recommendation.
@@ -30,8 +34,7 @@ OPTIONS = {"report.lang": "en", "report.out": "outputs/report"}
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 done, 1 no record to report, 2 a wrong option or folder."""
     if "--help" in argv or "-h" in argv:
-        print(HELP, end="")
-        return 0
+        return _print(HELP)
     try:
         folders, options = parse(argv)
         report = build_report(folders, Path(options["report.out"]), options["report.lang"])
@@ -39,14 +42,29 @@ def main(argv: Sequence[str]) -> int:
         return _fail(error, 2)
     except (VggtqError, OSError) as error:
         return _fail(error, 1)
+    return _print(_summary(report, options["report.lang"]))
+
+
+def _summary(report: Report, lang: str) -> str:
+    """The table, why runs failed, and the files that were written."""
     from rich.console import Console
 
+    t = translator(lang)
     # a file has no width of its own, and 80 columns would fold every number
-    Console(width=None if sys.stdout.isatty() else 140).print(
-        summary_table(report.frame, options["report.lang"])
-    )
-    for path in report.files:
-        print(path)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with console.capture() as table:
+        console.print(summary_table(report.frame, lang))
+    failed = [row for group in report.groups for row in group.failed]
+    lines = [f"{t('failed')}{t('colon')}{row['title']}{t('colon')}{reason(row)}" for row in failed]
+    return table.get() + "\n".join([*lines, *map(str, report.files)]) + "\n"
+
+
+def _print(words: str) -> int:
+    """Print; whoever reads may stop early, as `head` does."""
+    try:
+        print(words, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
     return 0
 
 

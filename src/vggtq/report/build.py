@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from vggtq.errors import ConfigError, DataError, did_you_mean
 from vggtq.report.frame import frame_of, record_row
-from vggtq.report.groups import group_rows
+from vggtq.report.groups import Group, group_rows
 from vggtq.report.i18n import LANGUAGES, Translate, translator
 from vggtq.report.recommend import recommend
 from vggtq.report.records import Collection, collect, read_record
 from vggtq.report.results import Report, results
 from vggtq.report.tables import group_markdown, summary_table, unreadable_markdown
 from vggtq.report.text import group_text, heading, unreadable_text, wrap
+from vggtq.report.titles import settings_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 _CHARTS = "comprehensive_visualizations"
@@ -32,16 +35,36 @@ def build_report(folders: Sequence[Path], out: Path, lang: str = "en") -> Report
     DataError if there is none; ConfigError for a folder that does not exist or an unknown language.
     """
     folders, out = [Path(folder) for folder in folders], Path(out)
-    _check(folders, out, lang)
+    _check(folders, lang)
+    with _told_as_one_line(out):
+        _check_out(out)
     found = collect(folders, skip=out)
     if not found.records:
         raise DataError(nothing_found(folders, found))
     report = make_report(found, folders)
-    write_report(report, out, lang)
+    with _told_as_one_line(out):
+        write_report(report, out, lang)
     return report
 
 
-def _check(folders: Sequence[Path], out: Path, lang: str) -> None:
+@contextmanager
+def _told_as_one_line(out: Path) -> Iterator[None]:
+    """Whatever the system objects to, in words that name the option."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"report.out={out} cannot be written: {error.strerror or error}; name a folder that you may write to, such as "
+            "report.out=outputs/report"
+        ) from error
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"report.out={out} is a file; name a folder for the report")
+
+
+def _check(folders: Sequence[Path], lang: str) -> None:
     if lang not in LANGUAGES:
         valid = " or ".join(LANGUAGES)
         raise ConfigError(
@@ -54,26 +77,22 @@ def _check(folders: Sequence[Path], out: Path, lang: str) -> None:
             raise ConfigError(
                 f"folder {folder} does not exist; name folders that hold runs, such as outputs{hint}"
             )
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"report.out={out} is a file; name a folder for the report")
 
 
 def nothing_found(folders: Sequence[Path], found: Collection) -> str:
     """The one line that says what is missing and which command makes it."""
     where = ", ".join(map(str, folders))
     if found.unreadable:
-        first = found.unreadable[0]
-        return (
-            f"no readable record below {where}: {len(found.unreadable)} result.json cannot be read, the first is "
-            f"{first.path} ({first.reason}); make records with: python -m vggtq.run"
-        )
+        first, *others = found.unreadable
+        more = f" and {len(others)} more" if others else ""
+        return f"no readable record below {where}: {first.path} ({first.reason}){more}; make records with: python -m vggtq.run"
     return f"no result.json below {where}; every run leaves one, make some with: python -m vggtq.run"
 
 
 def make_report(found: Collection, folders: Sequence[Path] = ()) -> Report:
     """Rows, groups and recommendations of the records, nothing written."""
-    groups = group_rows([record_row(record) for _, record in found.records])
-    frame = frame_of(row for group in groups for row in group.rows)
+    groups = _grouped([record for _, record in found.records])
+    frame = _frame(groups)
     choices = {group.number: recommend(group.rows) for group in groups if group.number}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Report(frame, groups, choices, found.unreadable, found.superseded, list(folders), now)
@@ -82,7 +101,15 @@ def make_report(found: Collection, folders: Sequence[Path] = ()) -> Report:
 def summary_of(records: Iterable[Path | Mapping[str, Any]], lang: str = "en") -> "Table":
     """The terminal table of some records, given as loaded or as the paths of their `result.json`."""
     loaded = [read_record(record) if isinstance(record, Path) else dict(record) for record in records]
-    return summary_table(frame_of(map(record_row, loaded)), lang)
+    return summary_table(_frame(_grouped(loaded)), lang)
+
+
+def _grouped(records: Sequence[Mapping[str, Any]]) -> list[Group]:
+    return group_rows([record_row(dict(r)) for r in records], [settings_of(dict(r)) for r in records])
+
+
+def _frame(groups: Sequence[Group]) -> "pd.DataFrame":
+    return frame_of(row for group in groups for row in group.rows)
 
 
 def write_report(report: Report, out: Path, lang: str = "en") -> None:

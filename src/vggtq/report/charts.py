@@ -5,7 +5,6 @@ every chart. The size of the page grows with the number of rows. Nothing here us
 """
 
 import logging
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ from vggtq.report.style import (
     short_name,
     value_at,
 )
-from vggtq.report.wording import describe_group
+from vggtq.report.wording import cut, describe_group
 
 OUTPUT_STYLES = dict(
     zip(OUTPUTS, ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "v"), (PINK, "P")), strict=True)
@@ -105,9 +104,7 @@ def _headline(group: Group, t: Translate) -> str:
     if group.failed:
         names = [row["title"] for row in group.failed[:_FAILED_NAMED]]
         more = ["…"] if len(group.failed) > _FAILED_NAMED else []
-        lines.append(
-            literal(textwrap.shorten(t("not_drawn", names=", ".join(names + more)), 180, placeholder=" …"))
-        )
+        lines.append(literal(cut(t("not_drawn", names=t("comma").join(names + more)), 180)))
     return "\n".join(lines)
 
 

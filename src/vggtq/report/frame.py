@@ -7,14 +7,12 @@ as soon as one output is missing or holds a non-finite value.
 `None` stands for undefined in a row, NaN or NA in the frame, null in JSON, an empty cell in CSV.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vggtq.report.columns import COLUMNS, GRADES, INTEGERS, MEMORY, METRICS, OUTPUTS, REFERENCES, SIZES
-from vggtq.report.records import Record, dig, hardware
+from vggtq.report.records import Record, dig, hardware, scenes_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +54,7 @@ def _identity(record: Record) -> Row:
         "dataset": text(dig(record, "dataset", "name")),
         "scenes": len(scenes) or None,
         "frames": sum(_count(scene) for scene in scenes) or None,
-        "scenes_hash": _scenes_hash(scenes),
+        "scenes_hash": scenes_hash(record),
         "device": text(device),
         "hardware": text(name),
         "threads": number(dig(record, "environment", "threads")),
@@ -88,14 +86,6 @@ def _error(record: Record) -> str | None:
 def _count(scene: Any) -> int:
     frames = dig(scene, "frames")
     return len(frames) if isinstance(frames, list) else int(number(frames) or 0)
-
-
-def _scenes_hash(scenes: Sequence[Any]) -> str | None:
-    """Names do not count: the same images in another folder are the same scenes."""
-    if not scenes:
-        return None
-    content = [[dig(scene, "images_sha256"), dig(scene, "frames"), dig(scene, "size")] for scene in scenes]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _simulated(record: Record) -> bool | None:

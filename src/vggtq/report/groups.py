@@ -1,9 +1,10 @@
 """Comparison groups: only runs of the same weights, on the same images, on the same device, stand side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vggtq.report.frame import Row, number
+from vggtq.report.titles import Settings, unique_titles
 
 KEY = ("fingerprint", "scenes_hash", "device", "hardware")  # two CPUs are both called "cpu"
 _HINTS = (*KEY, "model", "dataset")  # what a run that failed early may still know
@@ -32,8 +33,12 @@ class Group:
         return next((row[column] for row in self.rows if row[column] is not None), None)
 
 
-def group_rows(rows: Sequence[Row]) -> list[Group]:
-    """Groups in order of importance: most successful runs first, then the newest. Adds `group` and `title` to rows."""
+def group_rows(rows: Sequence[Row], settings: Sequence[Settings] = ()) -> list[Group]:
+    """Groups in order of importance: most successful runs first, then the newest. Adds `group` and `title` to rows.
+
+    `settings`, one for each row, tell rows of the same label apart. Rows that have titles keep them.
+    """
+    known = dict(zip(map(id, rows), settings, strict=False))
     members: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         if row["status"] == "ok" or all(row[name] is not None for name in KEY):
@@ -42,7 +47,7 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
     homeless = [row for row in strays if not _adopt(row, list(members.values()))]
     ordered = sorted(members.values(), key=_importance, reverse=True)
     numbered = list(enumerate(ordered, start=1)) + ([(0, homeless)] if homeless else [])
-    return [_finish(index, group) for index, group in numbered]
+    return [_finish(index, group, known) for index, group in numbered]
 
 
 def _adopt(row: Row, groups: list[list[Row]]) -> bool:
@@ -59,9 +64,10 @@ def _importance(group: list[Row]) -> tuple[int, str]:
     return sum(row["status"] == "ok" for row in group), max(row["started"] or "" for row in group)
 
 
-def _finish(index: int, rows: list[Row]) -> Group:
+def _finish(index: int, rows: list[Row], settings: Mapping[int, Settings]) -> Group:
     rows = sorted(rows, key=_order)
-    for row, title in zip(rows, unique_titles(rows), strict=True):
+    titles = unique_titles(rows, [settings.get(id(row), {}) for row in rows])
+    for row, title in zip(rows, titles, strict=True):
         row |= {"group": index, "title": title}
     return Group(index, rows)
 
@@ -73,16 +79,3 @@ def _order(row: Row) -> tuple[bool, float, str, str]:
         row["label"],
         row["config_hash"] or "",
     )
-
-
-def unique_titles(rows: Sequence[Row]) -> list[str]:
-    """Each row's label; where two would be called the same, the run's name or its hash is added."""
-    titles = [row["label"] for row in rows]
-    for extra in ("name", "config_hash"):
-        titles = [
-            f"{title} ({row[extra]})"
-            if titles.count(title) > 1 and row[extra] and row[extra] != title
-            else title
-            for title, row in zip(titles, rows, strict=True)
-        ]
-    return titles

@@ -1,6 +1,7 @@
 """Every sentence and label of the report: key -> (English, Chinese). Names of metrics and formats stay Latin."""
 
 from collections.abc import Callable
+from string import Formatter
 from typing import Any
 
 LANGUAGES = ("en", "zh")
@@ -12,8 +13,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "title": ("Quantization of VGGT: comparison", "VGGT 量化方案对比报告"),
     "overview": ("Overview", "概览"),
     "counts": (
-        "{runs} runs: {ok} succeeded, {failed} failed. {superseded} older runs of the same experiment were left out; "
-        "{unreadable} files could not be read.",
+        "{runs:run|runs}: {ok} succeeded, {failed} failed. {superseded:older run|older runs} of the same experiment left "
+        "out; {unreadable:file|files} unreadable.",
         "共 {runs} 次运行：成功 {ok} 次，失败 {failed} 次。同一实验的旧记录略去 {superseded} 条；"
         "无法读取的文件 {unreadable} 个。",
     ),
@@ -41,7 +42,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "model on the same images, then the change with its 95 % bootstrap interval over scenes. An interval that "
         "contains 0 is no difference that these scenes can show.",
         "AUC@30、AbsRel 与点误差（中位数，相对场景尺度）以真值为基准；括号内为 FP32 模型在相同图像上的结果，"
-        "其后是变化量及其按场景自助法得到的 95 % 区间。区间包含 0，说明这些场景显示不出差异。",
+        "其后是变化量及其 95% 置信区间（按场景自助抽样）。区间包含 0，说明这些场景显示不出差异。",
     ),
     "random_note": (
         "The model has random weights: errors show how far the arithmetic drifts from FP32 and say nothing about "
@@ -60,11 +61,13 @@ TEXTS: dict[str, tuple[str, str]] = {
     "group": ("Group {number}", "第 {number} 组"),
     "group_short": ("Group", "组"),
     "group_line": (
-        "{model} ({weights} weights, {fingerprint}) · {dataset}, scenes: {scenes}, frames: {frames} ({scenes_hash}) · "
+        "{model} ({weights}, {fingerprint}) · {dataset}, {scenes:scene|scenes}, {frames:frame|frames} ({scenes_hash}) · "
         "{device}",
-        "{model}（权重 {weights}，指纹 {fingerprint}）· {dataset}，{scenes} 个场景，{frames} 帧（{scenes_hash}）· "
+        "{model}（{weights}，指纹 {fingerprint}）· {dataset}，{scenes} 个场景，{frames} 帧（{scenes_hash}）· "
         "{device}",
     ),
+    "weights.random": ("random weights", "随机权重"),
+    "weights.named": ("{weights} weights", "{weights} 权重"),
     "homeless": ("Failed before their group was known", "过早失败、无法归组的运行"),
     "charts": ("Charts: {file}", "图表：{file}"),
     # columns of the tables
@@ -100,6 +103,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "simulated_caption": ("† simulated kernels, not ranked", "† 模拟内核，不参与排名"),
     "failures": ("Failures", "失败的运行"),
     "unreadable": ("Unreadable files", "无法读取的文件"),
+    "not.json": ("not valid JSON (line {line})", "不是有效的 JSON（第 {line} 行）"),
+    "not.text": ("not UTF-8 text", "不是 UTF-8 文本"),
+    "not.record": ("not a vggtq record: it has no schema_version", "不是 vggtq 的记录：缺少 schema_version"),
+    "not.version": (
+        "schema_version {found} is unknown; this report reads {known}",
+        "schema_version {found} 未知；本报告能读取的版本为 {known}",
+    ),
+    "not.status": ("status {status} is neither ok nor failed", "status {status} 既不是 ok 也不是 failed"),
     "details": ("Every metric", "全部指标"),
     "recommendations": ("Recommendations", "推荐"),
     # lines of the text report
@@ -120,7 +131,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "line.error": (
         "error     mean relative error {error}, worst grade {grade}",
-        "误差      平均相对误差 {error}，最差评级 {grade}",
+        "误差      平均相对误差 {error}，最差评级为{grade}",
     ),
     "line.pose": ("pose      {values}", "位姿      {values}"),
     "line.geometry": (
@@ -136,11 +147,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "nobody": ("none", "无"),
     "why.production.first": (
         "Best compression with all five outputs graded good or better (candidates: {n}).",
-        "五个输出的评级全部不低于“良好”的 {n} 个方案中，压缩率最高。",
+        "五个输出的评级全部不低于“良好”的 {n} 个方案中，压缩比最高。",
     ),
     "why.production.second": (
         "No row is graded good on every output; best compression with all five at least acceptable (candidates: {n}).",
-        "没有方案在所有输出上都达到“良好”；在全部达到“可接受”的 {n} 个方案中，它的压缩率最高。",
+        "没有方案在所有输出上都达到“良好”；在全部达到“可接受”的 {n} 个方案中，它的压缩比最高。",
     ),
     "why.smallest.first": ("Fewest stored bytes (candidates: {n}).", "{n} 个方案中存储字节最少。"),
     "why.accuracy.first": (
@@ -176,11 +187,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "evidence.truth": ("{name} {quantized}, FP32 {reference}.", "{name} {quantized}，FP32 为 {reference}。"),
     "evidence.change": (
         "Its change in {name} is more than noise: [{low}, {high}] at 95 %.",
-        "{name} 的变化超出噪声：95 % 区间 [{low}, {high}]。",
+        "{name} 的变化超出噪声：95% 置信区间 [{low}, {high}]。",
     ),
     "evidence.noise": (
         "Its change in {name} is within the noise of these scenes: [{low}, {high}] at 95 %.",
-        "{name} 的变化在这些场景的噪声之内：95 % 区间 [{low}, {high}]。",
+        "{name} 的变化在这些场景的噪声之内：95% 置信区间 [{low}, {high}]。",
     ),
     "speed.faster": ("{speedup} the speed of FP32", "速度为 FP32 的 {speedup}"),
     "speed.slower": ("slower than FP32, {speedup}", "慢于 FP32：{speedup}"),
@@ -192,7 +203,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "speed.untimed": ("not timed", "未计时"),
     "random_short": (
         "Random weights: errors say nothing about reconstruction quality.",
-        "权重随机：误差不能说明重建质量。",
+        "随机权重：误差不能说明重建质量。",
     ),
     "excluded.item": ("{rule} ({names})", "{rule}（{names}）"),
     "space": (" ", ""),
@@ -215,14 +226,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     # charts
     "chart.size": ("Stored size", "存储大小"),
     "chart.latency": ("Latency (median, quartiles)", "延迟（中位数与四分位数）"),
-    "chart.compression": ("Compression", "压缩率"),
+    "chart.compression": ("Compression", "压缩比"),
     "chart.speedup": ("Speed-up vs FP32 (median, quartiles)", "相对 FP32 的加速比（中位数与四分位数）"),
     "chart.error": ("Relative error of each output", "各输出的相对误差"),
-    "chart.pareto": ("Error against compression", "误差与压缩率"),
+    "chart.pareto": ("Error against compression", "误差与压缩比"),
     "axis.mib": ("MiB", "MiB"),
     "axis.ms": ("milliseconds", "毫秒"),
     "axis.times": ("times smaller", "压缩倍数"),
-    "axis.compression": ("compression vs FP32 (×)", "相对 FP32 的压缩率 (×)"),
+    "axis.compression": ("compression vs FP32 (×)", "相对 FP32 的压缩比 (×)"),
     "axis.speedup": ("FP32 time / quantized time", "FP32 用时 / 量化后用时"),
     "axis.error": ("relative error (log scale)", "相对误差（对数坐标）"),
     "axis.mean_error": ("mean relative error (log scale)", "平均相对误差（对数坐标）"),
@@ -233,7 +244,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "measured": ("measured", "实测"),
     "simulated": ("simulated", "模拟"),
     "front": ("Pareto front", "帕累托前沿"),
-    "dominated": ("beaten on both", "两项均被超越"),
+    "dominated": ("beaten on both", "被支配"),
     "no_data": ("not measured", "无数据"),
     "missing": ("n/a", "无"),
     "not_drawn": ("Failed, not drawn: {names}", "失败而未绘制：{names}"),
@@ -241,11 +252,21 @@ TEXTS: dict[str, tuple[str, str]] = {
 }
 
 
+class _Counting(Formatter):
+    """`{n:run|runs}` is `1 run` or `2 runs`."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        one, plural, many = format_spec.partition("|")
+        return (
+            f"{value} {one if value == 1 else many}" if plural else super().format_field(value, format_spec)
+        )
+
+
 def translator(lang: str) -> Translate:
     """`t(key, **values)` in `lang`; KeyError on a key that has no text."""
     column = LANGUAGES.index(lang)
 
     def translate(key: str, /, **values: Any) -> str:
-        return TEXTS[key][column].format(**values)
+        return _Counting().vformat(TEXTS[key][column], (), values)
 
     return translate

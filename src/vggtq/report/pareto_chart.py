@@ -45,41 +45,55 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
 
 def _name_points(axis: Any, shown: Sequence[tuple[float, float]], names: Sequence[tuple[int, str]]) -> None:
     """Put each name at the nearest place around its point that is free; a name without one is left out."""
-    from matplotlib.text import Text
-
     figure = axis.figure
-    renderer = figure.canvas.get_renderer()
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # names are placed in pixels: what is laid out now has to stay
-    frame = axis.get_window_extent()
     taken = [_around(axis.transData.transform(point)) for point in shown]
+    places = [(dx * d, dy * d) for d in _DISTANCES for dx, dy in _ANGLES]
     for i, name in names:
-        for dx, dy in ((dx * d, dy * d) for d in _DISTANCES for dx, dy in _ANGLES):
-            text = axis.annotate(
-                name,
-                shown[i],
-                (dx, dy),
-                textcoords="offset points",
-                fontsize=8,
-                ha={1: "left", 0: "center", -1: "right"}[(dx > 0) - (dx < 0)],
-                va={1: "bottom", 0: "center", -1: "top"}[(dy > 0) - (dy < 0)],
-                # Always a line: where points crowd, the nearest name may be a neighbour's.
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": "black",
-                    "linewidth": 0.6,
-                    "shrinkA": 0,
-                    "shrinkB": 0,
-                },
-                zorder=5,
-            )
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer).padded(1)  # the words without their arrow
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+        # a line through a neighbour's point would seem to name that one, yet is better than no name
+        clear = [place for place in places if not _crosses(axis, shown[i], place, taken)]
+        for place in (*clear, *(place for place in places if place not in clear)):
+            if box := _write(axis, shown[i], place, name, taken):
                 taken.append(box)
                 break
-            text.remove()
+
+
+def _crosses(axis: Any, point: tuple[float, float], place: tuple[float, float], taken: Sequence[Any]) -> bool:
+    """Whether the line from `point` to the name at `place` runs through another point or name."""
+    from matplotlib.path import Path
+
+    start = axis.transData.transform(point)
+    line = Path([start, start + [offset * axis.figure.dpi / 72 for offset in place]])
+    return any(line.intersects_bbox(box, filled=False) for box in taken if not box.contains(*start))
+
+
+def _write(
+    axis: Any, point: tuple[float, float], place: tuple[float, float], name: str, taken: Sequence[Any]
+) -> Any:
+    """Write `name` at `place`, in points from `point`, and return its box; None, and nothing, where it does not fit."""
+    from matplotlib.text import Text
+
+    (dx, dy), renderer, frame = place, axis.figure.canvas.get_renderer(), axis.get_window_extent()
+    text = axis.annotate(
+        name,
+        point,
+        place,
+        textcoords="offset points",
+        fontsize=8,
+        ha={1: "left", 0: "center", -1: "right"}[(dx > 0) - (dx < 0)],
+        va={1: "bottom", 0: "center", -1: "top"}[(dy > 0) - (dy < 0)],
+        # Always a line: where points crowd, the nearest name may be a neighbour's.
+        arrowprops={"arrowstyle": "-", "color": "black", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
+        zorder=5,
+    )
+    text.update_positions(renderer)
+    box = Text.get_window_extent(text, renderer).padded(1)  # the words without their arrow
+    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    if inside and not any(box.overlaps(other) for other in taken):
+        return box
+    text.remove()
+    return None
 
 
 def _around(pixel: Sequence[float], radius: float = 6.0) -> Any:

@@ -1,5 +1,6 @@
 """Find, read and deduplicate `result.json` files; what cannot be read is listed with its reason, never fatal."""
 
+import hashlib
 import json
 import os
 import sys
@@ -9,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vggtq.report.i18n import Translate, translator
+
 RECORD_NAME = "result.json"
 SCHEMA_VERSION = 1
 _BAR_FROM = 50  # fewer files are read before a progress bar could be seen
@@ -16,12 +19,29 @@ _BAR_FROM = 50  # fewer files are read before a progress bar could be seen
 Record = dict[str, Any]
 
 
+class NotARecord(ValueError):
+    """What a file is instead of a record: a text of the report and its values."""
+
+    def __init__(self, key: str, **values: Any) -> None:
+        super().__init__(translator("en")(key, **values))
+        self.key, self.values = key, values
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A `result.json` that is no record, and why."""
 
     path: Path
-    reason: str
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        words = (self.error.strerror if isinstance(self.error, OSError) else None) or str(self.error)
+        return " ".join(words.split()) or type(self.error).__name__
+
+    def told(self, t: Translate) -> str:
+        """The reason in the language of `t`, where it is not the system's own message."""
+        return t(self.error.key, **self.error.values) if isinstance(self.error, NotARecord) else self.reason
 
 
 @dataclass
@@ -40,14 +60,14 @@ def collect(folders: Sequence[Path], skip: Path | None = None) -> Collection:
         try:
             found.records.append((path, read_record(path)))
         except (OSError, ValueError, RecursionError) as error:
-            found.unreadable.append(Unreadable(path, _one_line(error)))
+            found.unreadable.append(Unreadable(path, error))
     found.records, found.superseded = newest_of_each(found.records)
     return found
 
 
 def find_records(folders: Sequence[Path], skip: Path | None = None) -> list[Path]:
     """Paths of all `result.json` below `folders`, sorted, each once even if folders overlap."""
-    skipped = skip.resolve() if skip else None
+    skipped = Path(os.path.realpath(skip)) if skip else None
     found: dict[Path, Path] = {}
     for folder in folders:
         for path in [folder] if folder.is_file() else _walk(folder, skipped):
@@ -63,29 +83,28 @@ def _walk(folder: Path, skipped: Path | None) -> Iterator[Path]:
 
 
 def read_record(path: Path) -> Record:
-    """The record in `path`; ValueError says what it is instead. `NaN` and `Infinity` tokens read as null."""
+    """The record in `path`; NotARecord says what it is instead. `NaN` and `Infinity` tokens read as null."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} (line {error.lineno})") from error
+        raise NotARecord("not.json", line=error.lineno) from error
     except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8 text") from error
+        raise NotARecord("not.text") from error
     if not isinstance(record, dict) or "schema_version" not in record:
-        raise ValueError("not a vggtq record: it has no schema_version")
+        raise NotARecord("not.record")
     if record["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version {record['schema_version']!r} is unknown; this report reads {SCHEMA_VERSION}"
-        )
+        raise NotARecord("not.version", found=repr(record["schema_version"]), known=SCHEMA_VERSION)
     if record.get("status") not in ("ok", "failed"):
-        raise ValueError(f"status {record.get('status')!r} is neither ok nor failed")
+        raise NotARecord("not.status", status=repr(record.get("status")))
     return record
 
 
 def newest_of_each(records: Sequence[tuple[Path, Record]]) -> tuple[list[tuple[Path, Record]], int]:
-    """One record per experiment (config hash, model fingerprint, device and its name), and how many gave way to it.
+    """One record per experiment, and how many gave way to it.
 
-    A run that failed before its model was loaded has no fingerprint; any later run of the same configuration
-    stands for it. The device counts because `device=auto` gives two machines the same configuration.
+    An experiment is a configuration, its weights and images, and the device with its name: the same `device=auto`
+    and the same folder name hold other things on another machine. A run that failed before it knew one of them
+    gives way to any later run of its configuration.
     """
     newest_first = sorted(records, key=lambda item: (_started(item[1]), str(item[0])), reverse=True)
     kept: list[tuple[Path, Record]] = []
@@ -93,7 +112,7 @@ def newest_of_each(records: Sequence[tuple[Path, Record]]) -> tuple[list[tuple[P
     for path, record in newest_first:
         digest = record.get("config_hash")
         if isinstance(digest, str):
-            identity = (dig(record, "model", "fingerprint"), *hardware(record))
+            identity = (dig(record, "model", "fingerprint"), scenes_hash(record), *hardware(record))
             newer = identities.setdefault(digest, [])
             if any(_stands_for(other, identity) for other in newer):
                 continue
@@ -107,6 +126,15 @@ def hardware(record: Record) -> tuple[Any, Any]:
     device = dig(record, "environment", "device")
     on_gpu = isinstance(device, str) and device.startswith("cuda")
     return device, dig(record, "environment", "gpu" if on_gpu else "cpu")
+
+
+def scenes_hash(record: Record) -> str | None:
+    """Of all images, in order. Names do not count: the same images in another folder are the same scenes."""
+    scenes = dig(record, "dataset", "scenes")
+    if not isinstance(scenes, list) or not scenes:
+        return None
+    content = [[dig(scene, "images_sha256"), dig(scene, "frames"), dig(scene, "size")] for scene in scenes]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _stands_for(newer: tuple[Any, ...], older: tuple[Any, ...]) -> bool:
@@ -137,7 +165,3 @@ def _with_progress(paths: list[Path]) -> Iterable[Path]:
     from rich.progress import track
 
     return track(paths, description="Reading records", console=Console(stderr=True), transient=True)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -19,6 +19,8 @@ from vggtq.report.wording import (
     grade,
     group_notes,
     mib,
+    psnr,
+    reason,
     short,
     speedup,
 )
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_ERROR_CHARACTERS = 160
 _ASCII_SPECIAL = re.compile(r"([\\`*\[\]|~])|(?<!\w)(_)|(_)(?!\w)")
 
 Cell = tuple[str, Callable[[Row], str]]  # heading, and what the row has below it
@@ -65,13 +66,10 @@ def cells(t: Translate) -> list[Cell]:
 
 
 def _output_cells(output: str, t: Translate) -> list[Cell]:
-    def psnr(row: Row) -> str:
-        return t("identical") if row[f"{output}.identical"] else fixed(row[f"{output}.psnr"], 1)
-
     return [
         (f"{output} MAE", lambda row: short(row[f"{output}.mae"])),
         (f"{output} cosine", lambda row: fixed(row[f"{output}.cosine"], 5)),
-        (f"{output} PSNR (dB)", psnr),
+        (f"{output} PSNR (dB)", lambda row: psnr(row, output, t)),
     ]
 
 
@@ -97,7 +95,7 @@ def group_markdown(group: Group, choices: Sequence[Choice], chart: str | None, t
         lines = [[escape(cell(row)) for _, cell in columns] for row in group.ok]
         parts.append(markdown_table([escape(heading) for heading, _ in columns], lines, left=2))
     if group.failed:
-        lines = [[escape(row["title"]), t("failed"), escape(_reason(row))] for row in group.failed]
+        lines = [[escape(row["title"]), t("failed"), escape(reason(row))] for row in group.failed]
         parts.append(markdown_table([t("label"), t("status"), t("reason")], lines, left=3))
     if choices:
         lines = [
@@ -111,13 +109,8 @@ def group_markdown(group: Group, choices: Sequence[Choice], chart: str | None, t
     return "\n\n".join(parts)
 
 
-def _reason(row: Row) -> str:
-    reason = " ".join((row["error"] or "?").split())
-    return reason if len(reason) <= _ERROR_CHARACTERS else reason[: _ERROR_CHARACTERS - 1] + "…"
-
-
 def unreadable_markdown(unreadable: Sequence[Unreadable], t: Translate) -> str:
-    lines = [[escape(str(item.path)), escape(item.reason)] for item in unreadable]
+    lines = [[escape(str(item.path)), escape(item.told(t))] for item in unreadable]
     return f"## {t('unreadable')}\n\n" + markdown_table([t("file"), t("reason")], lines, left=2)
 
 
@@ -143,7 +136,9 @@ def summary_table(frame: "pd.DataFrame", lang: str = "en") -> "Table":
     table = Table(caption=_caption(groups, t), caption_justify="left")
     for i, (heading, _) in enumerate(columns):
         left = i == len(columns) - 1 or heading == t("label")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+        # Names may be folded where the terminal is narrow; numbers are read across.
+        names = heading == t("label")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not names)
     for group in groups:
         table.add_section()
         for row in group.rows:
@@ -154,16 +149,11 @@ def summary_table(frame: "pd.DataFrame", lang: str = "en") -> "Table":
 
 
 def _caption(groups: Sequence[Group], t: Translate) -> "Text | None":
-    """What the numbers of the groups and † mean, where they are used, and why runs failed."""
+    """What the numbers of the groups and † mean, where they are used."""
     from rich.text import Text
 
-    lines = [f"{group.number}: {describe_group(group, t)}" for group in groups if group.number]
+    lines = [f"{group.number}{t('colon')}{describe_group(group, t)}" for group in groups if group.number]
     lines = lines if len(groups) > 1 else []
     if any(row["simulated"] is not False and row["fp32.speedup"] is not None for g in groups for row in g.ok):
         lines.append(t("simulated_caption"))
-    caption = Text("\n".join(lines))
-    for row in (row for group in groups for row in group.failed):
-        caption.append("\n" if caption else "").append(
-            f"{t('failed')}: {row['title']}: {_reason(row)}", style="red"
-        )
-    return caption if caption else None
+    return Text("\n".join(lines)) if lines else None

@@ -17,6 +17,7 @@ from vggtq.report.wording import (
     grade,
     group_notes,
     mib,
+    psnr,
     short,
     speedup,
 )
@@ -49,7 +50,7 @@ def group_text(group: Group, choices: Sequence[Choice], chart: str | None, t: Tr
     if group.failed:
         lines += heading(t("failures"), "-")
         for row in group.failed:
-            lines += wrap(f"{row['title']}: {row['error'] or '?'}", "    ", first="")
+            lines += wrap(f"{row['title']}{t('colon')}{row['error'] or '?'}", "    ", first="")
     return lines
 
 
@@ -63,7 +64,7 @@ def row_text(row: Row, t: Translate) -> list[str]:
     increase, cuda = mib(row["predict_peak_increase_bytes"]), mib(row["cuda_peak_bytes"])
     lines.append(t("line.memory", rss=mib(row["peak_rss_bytes"]), increase=increase, cuda=cuda))
     lines.append(t("line.error", error=short(row["mean_relative_error"]), grade=grade(row, t)))
-    headings = [t("output"), *METRICS, "non_finite", "identical", "grade"]
+    headings = [t("output"), *METRICS, *(t(name) for name in ("non_finite", "identical", "grade"))]
     lines += aligned([headings, *([output, *_metrics(row, output, t)] for output in OUTPUTS)])
     poses = [f"{name} {short(row[f'pose.{name}'])}" for name in POSE if row[f"pose.{name}"] is not None]
     if poses:
@@ -86,7 +87,8 @@ def _speed(row: Row, t: Translate) -> list[str]:
 
 
 def _metrics(row: Row, output: str, t: Translate) -> list[str]:
-    values = [short(row[f"{output}.{metric}"]) for metric in METRICS]
+    known = {metric: short(row[f"{output}.{metric}"]) for metric in METRICS}
+    values = (known | {"psnr": psnr(row, output, t)}).values()
     same = {True: t("yes"), False: t("no"), None: DASH}[row[f"{output}.identical"]]
     judged = row[f"{output}.grade"]
     return [*values, short(row[f"{output}.non_finite"]), same, t(judged) if judged else DASH]
@@ -104,7 +106,7 @@ def _geometry_names(row: Row) -> list[str]:
 
 
 def unreadable_text(unreadable: Sequence[Unreadable], t: Translate) -> list[str]:
-    return [*heading(t("unreadable")), *(f"{item.path}: {item.reason}" for item in unreadable)]
+    return [*heading(t("unreadable")), *(f"{item.path}{t('colon')}{item.told(t)}" for item in unreadable)]
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -51,6 +51,11 @@ def beside(
     return f"{text} {change:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "\u2212")
 
 
+def psnr(row: Row, output: str, t: Translate) -> str:
+    """In dB; equal outputs have no finite one."""
+    return t("identical") if row[f"{output}.identical"] else fixed(row[f"{output}.psnr"], 1)
+
+
 def grade(row: Row, t: Translate) -> str:
     if row["non_finite"]:
         return t("non_finite")
@@ -61,6 +66,8 @@ def describe_group(group: Group, t: Translate) -> str:
     """One line: which weights, images and device the rows of the group share."""
     names = ("model", "weights", "fingerprint", "dataset", "scenes", "frames", "scenes_hash")
     known = {name: group.first(name) or "?" for name in names}
+    kind = "weights.random" if known["weights"] == "random" else "weights.named"
+    known["weights"] = t(kind, weights=known["weights"])
     known["fingerprint"] = str(known["fingerprint"])[:12]
     hardware = group.first("hardware")
     device = f"{group.first('device') or '?'}{f' ({hardware})' if hardware else ''}"
@@ -73,6 +80,15 @@ def group_notes(group: Group, t: Translate) -> list[str]:
     if len(threads) > 1:
         notes.append(t("threads_note", threads=", ".join(map(str, threads))))
     return notes
+
+
+def reason(row: Row) -> str:
+    """Why the run failed, on one line of limited length."""
+    return cut(" ".join((row["error"] or "?").split()), 160)
+
+
+def cut(words: str, width: int) -> str:
+    return words if len(words) <= width else words[: width - 1] + "…"
 
 
 def explain(choice: Choice, t: Translate) -> str:

@@ -1,0 +1,184 @@
+"""Two models on the same scenes: how far the quantized one is from FP32, and from the truth, and what it costs."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggtq.config import Config
+from vggtq.data.scene import Scene
+from vggtq.describe import describe_scene
+from vggtq.environment import cpu_name, has_bf16
+from vggtq.measure import PeakMemory, paired_latency
+from vggtq.metrics.fidelity import Fidelity, grade
+from vggtq.metrics.geometry import change_over_scenes, evaluate, mean_over_scenes
+from vggtq.models.loading import LoadedModel
+from vggtq.picture import draw_comparison
+from vggtq.progress import Steps
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Comparison:
+    """The FP32 model and its quantized twin on the same scenes, one scene in memory at a time (and the first for timing)."""
+
+    config: Config
+    model: LoadedModel
+    twin: nn.Module
+    device: torch.device
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+    geometry: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    first: Scene | None = None
+    depths: tuple[
+        Tensor, ...
+    ] = ()  # of the picture's frames in the first scene: FP32 and quantized, (S, H, W)
+
+    def __post_init__(self) -> None:
+        self.fidelity = Fidelity()
+
+    def add(self, scene: Scene, seconds: dict[str, float], steps: Steps) -> None:
+        """Predicts one scene with both models and enters the differences."""
+        peaks = {"reference": PeakMemory(self.device), "quantized": PeakMemory(self.device)}
+        with peaks["reference"], timed(seconds, "predict_reference"):
+            reference = self.model.predict(scene.images)
+        steps.advance()
+        with peaks["quantized"], timed(seconds, "predict_quantized"):
+            outputs = self.model.predict(scene.images, self.twin)
+        steps.advance()
+        self.fidelity.update(outputs, reference)
+        size = (scene.images.shape[-2], scene.images.shape[-1])
+        pair = {
+            name: evaluate(
+                result,
+                scene.truth,
+                size,
+                self.config.depth_alignment,
+                reference.get("world_points_conf"),
+                self.config.points_icp,
+            )
+            for name, result in (("quantized", outputs), ("reference", reference))
+        }
+        self.geometry.append({"scene": scene.name, **pair})
+        self.scenes.append(describe_scene(scene))
+        for note in scene.notes:
+            log.info("%s: %s", scene.name, note)
+            self.notes.append(f"{scene.name}: {note}")
+        if self.first is None:
+            self._keep_first(scene, reference, outputs, peaks)
+
+    def _keep_first(
+        self, scene: Scene, reference: dict[str, Tensor], outputs: dict[str, Tensor], peaks: Any
+    ) -> None:
+        self.first = scene
+        if "depth" in reference:
+            frames = min(self.config.picture_frames, len(scene.images))
+            self.depths = tuple(maps["depth"][:frames, ..., 0].clone() for maps in (reference, outputs))
+        quantized, plain_model = peaks["quantized"], peaks["reference"]
+        self.memory = {
+            "peak_rss_bytes": quantized.peak_bytes,
+            "predict_peak_increase_bytes": quantized.increase_bytes,
+            "reference_predict_peak_increase_bytes": plain_model.increase_bytes,
+            "cuda_peak_bytes": quantized.cuda_peak_bytes,
+            "cuda_predict_increase_bytes": quantized.cuda_increase_bytes,
+            "cuda_reference_predict_increase_bytes": plain_model.cuda_increase_bytes,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """dataset, fidelity, geometry and memory of the record."""
+        fidelity: dict[str, Any] = self.fidelity.result()
+        for name, metrics in fidelity.items():
+            if name != "pose":
+                grades = {metric: grade(metric, value) for metric, value in metrics.items()}
+                metrics["grades"] = {metric: g for metric, g in grades.items() if g is not None}
+        quantized, reference = ([scene[key] for scene in self.geometry] for key in ("quantized", "reference"))
+        geometry = {"quantized": mean_over_scenes(quantized), "reference": mean_over_scenes(reference)}
+        geometry["change"] = change_over_scenes(quantized, reference)
+        return {
+            "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
+            "fidelity": fidelity,
+            "geometry": geometry | {"scenes": self.geometry} if geometry["reference"] else None,
+            "memory": self.memory,
+        }
+
+    def draw(self, path: Path) -> str | None:
+        """Writes the comparison picture; returns its name, or None if none was asked for."""
+        if self.first is None or not self.depths or self.config.picture_frames == 0:
+            return None
+        scene, (reference, quantized) = self.first, self.depths
+        weights = " (random weights)" if self.model.weights.random else ""
+        caption = f"{self.config.model.name}{weights}, {scene.name}: FP32 against {self.config.scheme.label}"
+        draw_comparison(
+            path, scene.images[: len(reference)], reference, quantized, self.config.scheme.label, caption
+        )
+        return path.name
+
+    def latency(self, steps: Steps) -> dict[str, Any] | None:
+        """Paired latency on the first scene against every reference, None with timing=off."""
+        timing = self.config.timing
+        if timing.mode == "off" or self.first is None:
+            return None
+
+        scene = self.first
+        images = scene.images.to(self.device)[None]
+        references: dict[str, Any] = {}
+        for name, skipped in self._references():
+            if skipped is not None:
+                references[name] = {"skipped": skipped}
+                continue
+            steps.step(f"timing against {name}", total=None)
+            module = self.model.bfloat16_twin() if name == "bf16" else self.model.module
+
+            def reference(module: Any = module, bf16: bool = name == "bf16") -> None:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                    module(images)
+
+            with torch.inference_mode():
+                entry = paired_latency(
+                    reference, lambda: self.twin(images), timing.rounds, timing.warmup, self.device
+                )
+            log.info("speed  %.2f × %s (quartiles %.2f to %.2f)", *_speed(entry, name))
+            references[name] = entry
+        size = list(scene.images.shape[-2:])
+        return {
+            "rounds": timing.rounds,
+            "scene": scene.name,
+            "frames": len(scene.images),
+            "size": size,
+            "references": references,
+        }
+
+    def _references(self) -> Iterator[tuple[str, str | None]]:
+        """(fp32 or bf16, None or why it is skipped), each once."""
+
+        seen = set()
+        for name in self.config.timing.references:
+            resolved = "bf16" if name == "auto" else name
+            if resolved in seen:
+                continue
+            seen.add(resolved)
+            lacks = name == "auto" and not has_bf16(self.device)
+            hardware = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
+            yield resolved, f"{hardware} does not multiply bfloat16 in hardware" if lacks else None
+
+
+def _speed(entry: dict[str, Any], name: str) -> tuple[float, str, float, float]:
+    return entry["speedup"], name.upper(), entry["speedup_q25"], entry["speedup_q75"]
+
+
+@contextmanager
+def timed(seconds: dict[str, float], key: str) -> Iterator[None]:
+    """Adds the seconds that the block took to seconds[key]."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[key] = seconds.get(key, 0.0) + time.perf_counter() - started

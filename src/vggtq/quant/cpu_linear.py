@@ -1,0 +1,190 @@
+"""Linear layers on the CPU's own kernels for packed weights: oneDNN's int8 product and fbgemm's half-precision weights."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggtq.quant.activations import token_codes, token_scales
+from vggtq.quant.linear import QuantLinear
+from vggtq.quant.packed import PackedWeight
+from vggtq.quant.scheme import Activations, Weights
+
+
+class KernelLayoutLinear(QuantLinear):
+    """A weight in the layout of a CPU kernel. Saved and copied as the codes that it stands for; bound to the CPU."""
+
+    def packed(self) -> PackedWeight:
+        """The weight as it is stored, made anew from the kernel's layout."""
+        kept = self.weight_tensors()
+        return PackedWeight(
+            kept["codes"],
+            kept.get("scale"),
+            kept.get("zero_point"),
+            self.spec,
+            self.in_features,
+            0.0,
+            0.0,
+            (),
+            self.weight_id,
+        )
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination |= {prefix + name: tensor for name, tensor in self.weight_tensors().items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.packed(), self.bias, self.activations)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
+        if fn(torch.zeros(())).device.type != "cpu":
+            raise RuntimeError(
+                f"a layer on {self.backend} is laid out for the CPU and cannot move; quantize_ the model after moving it"
+            )
+        return super()._apply(fn, recurse)
+
+
+class OneDnnInt8Linear(KernelLayoutLinear):
+    """W8A8 on the CPU: unsigned activation codes × signed weight codes into 32 bits, exactly.
+
+    Instructions older than VNNI add pairs of products in 16 bits and saturate; there activations get 7 bits, with which two
+    products fit (127 · 127 · 2 < 2^15). Asymmetric weights cost one rank-1 update: Σ x (w - z) = Σ x w - z Σ x.
+    """
+
+    backend = "onednn_int8"
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__(packed, bias, activations)
+        codes = packed.integer_codes()
+        shift = 0 if self.spec.symmetric else 128
+        # The kernel's layout replaces the codes; to_dense() gives them back.
+        self._weight = torch.ops.onednn.qlinear_prepack((codes - shift).to(torch.int8), None)
+        self.register_buffer("scale", packed.scale)
+        self.register_buffer("zero_point", packed.zero_point)
+        assert packed.scale is not None
+        row_scale = packed.scale.to(torch.float32).expand(self.out_features, 1).flatten().contiguous()
+        self._row_scale = row_scale
+        self._no_zero = torch.zeros(self.out_features, dtype=torch.int64)
+        self._correction = None
+        if packed.zero_point is not None:
+            self._correction = (packed.zero_point.to(torch.float32) - shift).expand(
+                self.out_features, 1
+            ).flatten() * row_scale
+
+    @staticmethod
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
+        return (
+            device.type == "cpu"
+            and activations.mode == "dynamic"
+            and (spec.format, spec.bits) == ("int", 8)
+            and (spec.granularity != "group" or spec.group_size is None)
+            and onednn_activation_bits() is not None
+        )
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        offset = 128  # both kinds: symmetric codes are stored with +128, asymmetric ones were shifted by 128 for the kernel
+        codes = (self._weight.to_dense().t().to(torch.int16) + offset).to(torch.uint8).contiguous()
+        return {"codes": codes, "scale": self.scale} | (
+            {} if self.zero_point is None else {"zero_point": self.zero_point}
+        )
+
+    def resident_bytes(self) -> int:
+        kept = [self.scale, self.zero_point, self._row_scale, self._no_zero, self._correction, self.bias]
+        return self._weight.numel() + sum(t.numel() * t.element_size() for t in kept if t is not None)
+
+    @property
+    def activation_bits(self) -> int:
+        return min(self.activations.bits, onednn_activation_bits() or 8)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.activation_bits < self.activations.bits:
+            return (
+                f"activations have {self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}",
+            )
+        return ()
+
+    def input_codes(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:
+        """The activation codes that the kernel multiplies: (T, C) uint8, their scale (T, 1) and their zero point."""
+        bits = self.activation_bits
+        zero = 2 ** (bits - 1)
+        scale = token_scales(rows, bits)
+        return token_codes(rows, scale, zero, torch.uint8), scale, zero
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        codes, scale, zero = self.input_codes(rows.to(torch.float32))
+        # fmt: off
+        out = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, zero, self._weight, self._row_scale, self._no_zero, None, 1.0, 0, torch.float32, "none", [], "")
+        # fmt: on
+        if self._correction is not None:
+            sums = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
+            out.addr_(sums, self._correction, alpha=-1)
+        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale)
+        return out.to(rows.dtype)
+
+
+class FbgemmHalfLinear(KernelLayoutLinear):
+    """float16 weights on the CPU: fbgemm widens them in registers and multiplies in float32."""
+
+    backend = "fbgemm_fp16"
+
+    def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
+        super().__init__(packed, bias, activations)
+        self._weight = torch.ops.quantized.linear_prepack_fp16(packed.codes.to(torch.float32), None)
+
+    @staticmethod
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
+        return (
+            spec.format == "float16"
+            and device.type == "cpu"
+            and torch.backends.quantized.engine in ("x86", "fbgemm")
+        )
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        return {"codes": torch.ops.quantized.linear_unpack_fp16(self._weight)[0].to(torch.float16)}
+
+    def resident_bytes(self) -> int:
+        bias = 0 if self.bias is None else self.bias.numel() * self.bias.element_size()
+        return 2 * self.in_features * self.out_features + bias
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        out = torch.ops.quantized.linear_dynamic_fp16(rows.to(torch.float32), self._weight)
+        return (out if self.bias is None else out.add_(self.bias)).to(rows.dtype)
+
+
+@functools.cache
+def onednn_activation_bits() -> int | None:
+    """Activation bits with which oneDNN's int8 product is exact on this CPU: 8, 7, or None without the operator.
+
+    Found by multiplying the codes that saturate first, because oneDNN may use other instructions than the CPU offers.
+    """
+    try:
+        return next((bits for bits in (8, 7) if _onednn_is_exact(bits)), None)
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def _onednn_is_exact(bits: int) -> bool:
+    zero, largest = 2 ** (bits - 1), 2**bits - 1
+    inputs, outputs = 256, 64
+    scale, no_zero = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+    weight = torch.full((outputs, inputs), 127, dtype=torch.int8)
+    weight[::2] = -128
+    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    exact = (largest - zero) * weight.to(torch.int64).sum(1)
+    for tokens in (1, 5, 300):  # few and many rows take different code paths
+        codes = torch.full((tokens, inputs), largest, dtype=torch.uint8)
+        # fmt: off
+        out = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, zero, packed, scale, no_zero, None, 1.0, 0, torch.float32, "none", [], "")
+        # fmt: on
+        if not torch.equal(out.to(torch.int64), exact.expand(tokens, -1)):
+            return False
+    return True

@@ -1,0 +1,88 @@
+"""What a row is called: its label and, where others share it, the few settings that tell them apart."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vggtq.report.frame import Row
+from vggtq.report.records import Record, dig
+
+Settings = Mapping[str, str]  # dotted key of the configuration -> its value as one would type it
+
+_KEYS = 2  # with more of them a title is no longer read
+_CHARACTERS = 40
+
+
+def settings_of(record: Record) -> dict[str, str]:
+    """The configuration of a run, flat."""
+    return _flat(dig(record, "config"))
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in node.items() if isinstance(node, Mapping) else ():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def unique_titles(rows: Sequence[Row], settings: Sequence[Settings]) -> list[str]:
+    """Each row's label; where some would be called the same, what differs is added: settings, else name, else hash."""
+    given = [row["title"] for row in rows]
+    if all(given) and len(set(given)) == len(given):
+        return given
+    titles = [shortened(row["label"]) if row["label"] == row["name"] else row["label"] for row in rows]
+    titles = _extended(titles, _differences(titles, settings))
+    for column in ("name", "config_hash"):
+        titles = _extended(titles, [shortened(row[column] or "") for row in rows])
+    return titles
+
+
+def shortened(name: str, width: int = 24) -> str:
+    """The name of a folder without its middle: it begins with the scheme and ends in 8 digits of the hash."""
+    return name if len(name) <= width else f"{name[: width - 9]}…{name[-8:]}"
+
+
+def _differences(titles: Sequence[str], settings: Sequence[Settings]) -> list[str]:
+    """For each row what differs among those of its title, as `seed=5`; empty where that takes too many words."""
+    found = [""] * len(titles)
+    for members in _sharing(titles):
+        own = [settings[i] for i in members]
+        keys = [
+            key for key in own[0] if all(key in one for one in own) and len({one[key] for one in own}) > 1
+        ]
+        words = [", ".join(f"{_last(key, own[0])}={one[key]}" for key in keys) for one in own]
+        if len(keys) <= _KEYS and max(map(len, words)) <= _CHARACTERS:
+            for i, text in zip(members, words, strict=True):
+                found[i] = text
+    return found
+
+
+def _last(key: str, keys: Settings) -> str:
+    """The end of a dotted key that no other key ends in."""
+    parts = key.split(".")
+    ends = (".".join(parts[i:]) for i in range(len(parts) - 1, 0, -1))
+    return next((end for end in ends if not any(k != key and f".{k}".endswith(f".{end}") for k in keys)), key)
+
+
+def _extended(titles: Sequence[str], extras: Sequence[str]) -> list[str]:
+    """`title (extra)` where titles are shared and their extras are not all the same."""
+    extended = list(titles)
+    for members in _sharing(titles):
+        if len({extras[i] for i in members}) > 1:
+            for i in members:
+                extended[i] = f"{titles[i]} ({extras[i]})" if extras[i] not in ("", titles[i]) else titles[i]
+    return extended
+
+
+def _sharing(titles: Sequence[str]) -> list[list[int]]:
+    """The indices of each title that several rows have."""
+    counts = Counter(titles)
+    return [
+        [i for i, other in enumerate(titles) if other == title]
+        for title, count in counts.items()
+        if count > 1
+    ]
