@@ -45,18 +45,23 @@ def _default_threads() -> int:
     return torch.get_num_threads()
 
 
-def make_deterministic(seed: int) -> None:
+def make_deterministic(seed: int, device: torch.device) -> None:
     """One seed for all generators, and kernels that give the same numbers in every run."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # the global generator is what third parties draw from
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # TF32 convolutions are off by 1e-3, more than 8-bit weights cost
-    torch.backends.cuda.matmul.allow_tf32 = False
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory with NaN would find bugs, at the price of one more pass over everything that is timed.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if (
+        device.type == "cuda"
+    ):  # CPU kernels are deterministic, and asking for it imports a compiler for a second
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = (
+            False  # TF32 convolutions are off by 1e-3, more than 8-bit weights cost
+        )
+        torch.backends.cuda.matmul.allow_tf32 = False
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling fresh memory with NaN would find bugs, at the price of one more pass over everything that is timed.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def environment(device: torch.device, seed: int) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     import vggtq.environment as env
 
     device = env.resolve_device(config.device)
-    env.make_deterministic(config.seed)
+    env.make_deterministic(config.seed, device)
     record["environment"] = env.environment(device, config.seed)
     seconds: dict[str, float] = record["seconds"]
 
