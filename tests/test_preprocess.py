@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vggtq.data.preprocess import check_options, frame_transform, load_image, preprocess, preprocess_images
+from vggtq.data.preprocess import check_options, decode, frame_transform, preprocess, preprocess_images
 from vggtq.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -68,23 +68,23 @@ def test_only_rgba_is_composited_over_white(tmp_path: Path) -> None:
     pixels[..., 0] = 200
     pixels[:259, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "rgba.png")
-    out = np.asarray(load_image(tmp_path / "rgba.png"))
+    out = np.asarray(decode(tmp_path / "rgba.png").pixels)
     assert out[0, 0].tolist() == [200, 0, 0] and out[-1, 0].tolist() == [255, 255, 255]
     Image.fromarray(np.full((20, 20, 2), (70, 0), dtype=np.uint8), "LA").save(tmp_path / "la.png")
-    assert np.asarray(load_image(tmp_path / "la.png"))[0, 0].tolist() == [70, 70, 70]
+    assert np.asarray(decode(tmp_path / "la.png").pixels)[0, 0].tolist() == [70, 70, 70]
     palette = Image.new("P", (20, 20), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.save(tmp_path / "p.png", transparency=1)
-    assert np.asarray(load_image(tmp_path / "p.png"))[0, 0].tolist() == [10, 20, 30]
+    assert np.asarray(decode(tmp_path / "p.png").pixels)[0, 0].tolist() == [10, 20, 30]
 
 
 def test_sixteen_bit_grey_clips_and_orientation_is_ignored(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 20), 300, dtype=np.uint16)).save(tmp_path / "grey.png")
-    assert np.asarray(load_image(tmp_path / "grey.png")).max() == 255
+    assert np.asarray(decode(tmp_path / "grey.png").pixels).max() == 255
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    assert load_image(tmp_path / "turned.jpg").size == (40, 20)
+    assert decode(tmp_path / "turned.jpg").pixels.size == (40, 20)
 
 
 def grey16(path: Path, value: int) -> Path:
@@ -139,7 +139,7 @@ def test_other_formats_are_refused_by_their_real_name(tmp_path: Path, real: str)
     for name in ("a.jpg", "a.tif"):
         Image.new("RGB", (28, 28)).save(tmp_path / name, real)
         with pytest.raises(DataError, match=rf"{name}: a {real} image.*convert it to JPEG or PNG"):
-            load_image(tmp_path / name)
+            decode(tmp_path / name)
 
 
 def test_multi_picture_jpeg_of_phones_is_read(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_multi_picture_jpeg_of_phones_is_read(tmp_path: Path) -> None:
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.format == "MPO"
-    assert np.asarray(load_image(tmp_path / "a.jpg")).max() == 90
+    assert np.asarray(decode(tmp_path / "a.jpg").pixels).max() == 90
 
 
 def test_images_of_different_size_are_padded_to_the_largest(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_tall_images_are_fine_when_cropping(tmp_path: Path) -> None:
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"{name}.*{message}"):
-        load_image(tmp_path / name)
+        decode(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -292,9 +292,9 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"cut.{suffix}", 200, 200)
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(DataError, match=r"cut.*cannot be decoded.*again"):
-        load_image(path)
+        decode(path)
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.png: no such image"):
-        load_image(tmp_path / "nothing.png")
+        decode(tmp_path / "nothing.png")

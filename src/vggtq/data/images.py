@@ -60,7 +60,7 @@ class ImageFolder:
         """Yields the one scene. Raises DataError for a path, image or camera file that cannot be used."""
         root = Path(self.path).expanduser()
         if not root.exists():
-            raise DataError(f"dataset.path={self.path} does not exist")
+            raise DataError(f"dataset.path={self.path} does not exist; name the folder with your images")
         notes: list[str] = []
         listed = _cameras_of(root, notes)
         if listed is None:

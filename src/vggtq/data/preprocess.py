@@ -131,11 +131,6 @@ def preprocess(
     return images, transforms, files, notes
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """The pixels of `decode`."""
-    return decode(Path(path)).pixels
-
-
 def decode(path: Path) -> Decoded:
     """JPEG or PNG to 8-bit RGB, with RGBA over white; every other mode loses its alpha. Raises DataError."""
     try:

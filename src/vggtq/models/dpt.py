@@ -16,7 +16,6 @@ from vggtq.models.positions import image_plane_embedding
 FRAMES_AT_A_TIME = 8
 MAX_ELEMENTS = 1_610_612_736  # of one interpolation's output; beyond it GPU kernels run out of 32-bit indices
 Size = tuple[int, int]
-Activation = Callable[[Tensor], Tensor]
 
 
 def upsample(x: Tensor, size: Size) -> Tensor:

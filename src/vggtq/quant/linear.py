@@ -4,6 +4,7 @@ A backend either computes in the precision that it claims or is called `referenc
 weight and multiplies in float, so its speed says nothing about the numbers.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
 
-class QuantLinear(nn.Module):
+class QuantLinear(nn.Module, ABC):
     """y = x ŵᵀ + b for x (…, in_features). Output dtype is x's. Subclasses keep the weight in their kernel's layout."""
 
     backend: ClassVar[str]
@@ -32,15 +33,15 @@ class QuantLinear(nn.Module):
         self.bias = bias
 
     @staticmethod
+    @abstractmethod
     def supports(
         spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
     ) -> bool:
         """Whether this backend computes these numbers for a weight of (out, in) on this device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weight_tensors(self) -> dict[str, Tensor]:
         """The weight as `PackedWeight.tensors` names it, for saving; layouts of kernels are undone."""
-        raise NotImplementedError
 
     def resident_bytes(self) -> int:
         """Bytes of the weight as held in memory, bias included."""
@@ -58,9 +59,9 @@ class QuantLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.multiply(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
+    @abstractmethod
     def multiply(self, rows: Tensor) -> Tensor:
         """rows: (T, in_features). Returns (T, out_features) with the bias added."""
-        raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
         # half() and friends are meant for float weights: packed ones move between devices but keep their numbers.

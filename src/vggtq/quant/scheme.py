@@ -5,7 +5,6 @@ that a configuration which cannot work is refused before torch is even loaded.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from vggtq.errors import ConfigError, did_you_mean
 
@@ -211,16 +210,3 @@ def _label_parts(scheme: Scheme) -> list[str]:
     elif weights.granularity != "group":
         parts.append("symmetric")
     return parts
-
-
-def scheme_from_dict(values: dict[str, Any]) -> Scheme:
-    """A Scheme from nested plain values, as a record keeps them. Raises ConfigError for keys that do not exist."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        scheme = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Scheme), values))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"scheme: {str(error).splitlines()[0]}") from error
-    assert isinstance(scheme, Scheme)
-    return scheme
