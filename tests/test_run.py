@@ -31,7 +31,7 @@ OUTPUTS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf
 
 
 def tiny(*overrides: str) -> DictConfig:
-    return compose([*TINY, "timing=off", "picture_frames=0", *overrides])
+    return compose([*TINY, "timing=off", "picture_frames=0", "baseline_cache=null", *overrides])
 
 
 def recorded(folder: Path, *overrides: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vggtq.baseline import Baseline
 from vggtq.config import Config
 from vggtq.data.scene import Scene
 from vggtq.describe import describe_scene
@@ -35,8 +36,8 @@ class Comparison:
     device: torch.device
     scenes: list[dict[str, Any]] = field(default_factory=list)
     geometry: list[dict[str, Any]] = field(default_factory=list)
+    cached: list[bool] = field(default_factory=list)  # scene by scene: the FP32 outputs came from the cache
     memory: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
     first: Scene | None = None
     depths: tuple[
         Tensor, ...
@@ -44,20 +45,45 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self.fidelity = Fidelity()
+        place = self.config.baseline_cache
+        # The data class that made the network knows whatever shapes it besides its weights.
+        folder = Path(place) if place else None
+        self.baseline = Baseline(self.model, repr(self.config.model), self.device, folder)
+        self._notes: list[str] = []
 
-    def add(self, scene: Scene, seconds: dict[str, float], steps: Steps) -> None:
-        """Predicts one scene with both models and enters the differences."""
+    @property
+    def notes(self) -> list[str]:
+        return [*self._notes, *self.baseline.cache.notes]
+
+    def add(self, scene: Scene, seconds: dict[str, float | None], steps: Steps) -> None:
+        """Predicts one scene with the quantized model, and with FP32 where the cache has no outputs; enters the differences."""
+        described = describe_scene(scene)
         # Only on the first scene: emptying the heap for a measurement takes longer than a small model's prediction.
         first = self.first is None
         peaks: dict[str, Any] = {
             name: PeakMemory(self.device) if first else nullcontext() for name in ("reference", "quantized")
         }
-        with peaks["reference"], timed(seconds, "predict_reference"):
-            reference = self.model.predict(scene.images)
+        seconds.setdefault("predict_reference", None)  # what came from the cache took no prediction
+
+        def predict() -> dict[str, Tensor]:
+            with peaks["reference"], timed(seconds, "predict_reference"):
+                return self.model.predict(scene.images)
+
+        reference, cached = self.baseline.outputs(scene.images, described["images_sha256"], predict)
+        self.cached.append(cached)
         steps.advance()
         with peaks["quantized"], timed(seconds, "predict_quantized"):
             outputs = self.model.predict(scene.images, self.twin)
         steps.advance()
+        self._compare(scene, outputs, reference)
+        self.scenes.append(described)
+        for note in scene.notes:
+            log.info("%s: %s", scene.name, note)
+            self._notes.append(f"{scene.name}: {note}")
+        if first:
+            self._keep_first(scene, reference, outputs, peaks)
+
+    def _compare(self, scene: Scene, outputs: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
         self.fidelity.update(outputs, reference)
         size = (scene.images.shape[-2], scene.images.shape[-1])
         pair = {
@@ -72,12 +98,6 @@ class Comparison:
             for name, result in (("quantized", outputs), ("reference", reference))
         }
         self.geometry.append({"scene": scene.name, **pair})
-        self.scenes.append(describe_scene(scene))
-        for note in scene.notes:
-            log.info("%s: %s", scene.name, note)
-            self.notes.append(f"{scene.name}: {note}")
-        if first:
-            self._keep_first(scene, reference, outputs, peaks)
 
     def _keep_first(
         self, scene: Scene, reference: dict[str, Tensor], outputs: dict[str, Tensor], peaks: Any
@@ -90,7 +110,7 @@ class Comparison:
         self.memory = {
             "peak_rss_bytes": quantized.peak_bytes,
             "predict_peak_increase_bytes": quantized.increase_bytes,
-            "reference_predict_peak_increase_bytes": plain_model.increase_bytes,
+            "reference_predict_peak_increase_bytes": plain_model.increase_bytes,  # None: not predicted but read
             "cuda_peak_bytes": quantized.cuda_peak_bytes,
             "cuda_predict_increase_bytes": quantized.cuda_increase_bytes,
             "cuda_reference_predict_increase_bytes": plain_model.cuda_increase_bytes,
@@ -108,10 +128,25 @@ class Comparison:
         geometry["change"] = change_over_scenes(quantized, reference)
         return {
             "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
+            "baseline": self._described_baseline(),
             "fidelity": fidelity,
             "geometry": geometry | {"scenes": self.geometry} if geometry["reference"] else None,
             "memory": self.memory,
         }
+
+    def _described_baseline(self) -> dict[str, Any]:
+        """Where the FP32 outputs came from, scene by scene."""
+        scenes = [
+            {"name": scene["name"], "cached": cached}
+            for scene, cached in zip(self.scenes, self.cached, strict=True)
+        ]
+        computed = self.cached.count(False)
+        reason = (
+            "all FP32 outputs came from the cache, so that predicting them took no time"
+            if computed == 0
+            else None
+        )
+        return {"cached": len(scenes) - computed, "computed": computed, "untimed": reason, "scenes": scenes}
 
     def draw(self, path: Path) -> str | None:
         """Writes the comparison picture; returns its name, or None if none was asked for."""
@@ -179,10 +214,10 @@ def _speed(entry: dict[str, Any], name: str) -> tuple[float, str, float, float]:
 
 
 @contextmanager
-def timed(seconds: dict[str, float], key: str) -> Iterator[None]:
+def timed(seconds: dict[str, float | None], key: str) -> Iterator[None]:
     """Adds the seconds that the block took to seconds[key]."""
     started = time.perf_counter()
     try:
         yield
     finally:
-        seconds[key] = seconds.get(key, 0.0) + time.perf_counter() - started
+        seconds[key] = (seconds.get(key) or 0.0) + time.perf_counter() - started

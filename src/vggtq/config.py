@@ -34,6 +34,9 @@ SHORT_KEYS = {
     "size": ("size", "rooms"),
 }
 
+# Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
+PLACES = ("baseline_cache",)
+
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
 
@@ -94,6 +97,9 @@ class Config:
     depth_alignment: str = "median"
     points_icp: bool = False
     picture_frames: int = 3
+    baseline_cache: str | None = (
+        "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
+    )
 
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
@@ -173,8 +179,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """First 12 hex digits of the SHA-256 of the configuration in canonical JSON: same hash, same experiment."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    """First 12 hex digits of the SHA-256 of the configuration in canonical JSON: same hash, same experiment.
+
+    Without PLACES.
+    """
+    experiment = {key: value for key, value in config.items() if key not in PLACES}
+    return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run_name(*, _root_: DictConfig) -> str:

@@ -68,7 +68,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     device = env.resolve_device(config.device)
     env.make_deterministic(config.seed, device)
     record["environment"] = env.environment(device, config.seed)
-    seconds: dict[str, float] = record["seconds"]
+    seconds: dict[str, float | None] = record["seconds"]
 
     from vggtq.comparison import Comparison, timed
     from vggtq.models.loading import share_parameters

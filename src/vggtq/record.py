@@ -32,6 +32,7 @@ KEYS = (
         "scheme",
         "model",
         "dataset",
+        "baseline",
         "layers",
         "kept",
         "backends",

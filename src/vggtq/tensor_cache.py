@@ -1,0 +1,124 @@
+"""Tensors that are expensive to compute, kept on disk under the hash of everything they depend on.
+
+One safetensors file per identity, with the identity and a digest of the tensors in its header. Whatever does not match on
+reading (damaged, cut short, of another identity) is computed anew. A lock per file makes concurrent runs compute an entry once,
+and files are written to a temporary name and renamed, so that no reader sees a part.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+FORMAT = "vggtq cache 1"
+Tensors = dict[str, Tensor]
+
+
+class TensorCache:
+    """A folder of cached tensors. `folder` None computes everything every time.
+
+    notes: what went wrong with the folder, for the record; a cache that cannot be used never stops a run.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.notes: list[str] = []
+
+    def get(self, identity: Mapping[str, Any], compute: Callable[[], Tensors]) -> tuple[Tensors, bool]:
+        """The tensors that belong to `identity` (plain JSON values), and whether they came from the disk."""
+        if self.folder is None:
+            return compute(), False
+        text = json.dumps(identity, sort_keys=True)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+        with self._locked(path) as usable:
+            if usable and path.exists():
+                try:
+                    return _read(path, text), True
+                except (OSError, ValueError, SafetensorError) as error:
+                    log.warning("cache entry %s… is not used (%s); computing it anew", path.stem[:12], error)
+            tensors = compute()
+            if usable:
+                self._store(path, text, tensors)
+        return tensors, False
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[bool]:
+        """Holds the entry's lock; yields False where the folder does not allow one."""
+        lock = FileLock(path.with_suffix(".lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                log.info("another run is computing the same outputs; waiting for it")
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:  # filelock: the file system knows no locks
+            self._give_up("locked", error)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _store(self, path: Path, text: str, tensors: Tensors) -> None:
+        try:
+            _write(path, text, tensors)
+        except (OSError, SafetensorError) as error:
+            self._give_up("written", error)
+
+    def _give_up(self, what: str, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or str(error)
+        note = f"the cache of FP32 outputs cannot be {what} ({reason}); null as its folder switches it off"
+        if note not in self.notes:
+            log.warning(note)
+            self.notes.append(note)
+
+
+def _read(path: Path, identity: str) -> Tensors:
+    """The tensors of an entry. Raises ValueError, OSError or SafetensorError unless it is whole and the right one."""
+    with safe_open(str(path), framework="pt") as file:
+        header = file.metadata() or {}
+        if header.get("format") != FORMAT:
+            raise ValueError("not a file of this cache")
+        if header.get("identity") != identity:
+            raise ValueError("it belongs to something else")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    if header.get("digest") != _digest(tensors):
+        raise ValueError("its content does not match its digest")
+    return tensors
+
+
+def _write(path: Path, identity: str, tensors: Tensors) -> None:
+    header = {"format": FORMAT, "identity": identity, "digest": _digest(tensors)}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".cache-", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _digest(tensors: Tensors) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
