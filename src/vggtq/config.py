@@ -97,6 +97,8 @@ class Config:
     depth_alignment: str = "median"
     points_icp: bool = False
     picture_frames: int = 3
+    rest: str = "float32"
+    save: bool = False
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
@@ -104,6 +106,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
             raise ConfigError(f"depth_alignment={self.depth_alignment} is not one of median, lstsq, none")
+        if self.rest not in ("float32", "float16", "bfloat16"):
+            near = did_you_mean(self.rest, ("float32", "float16", "bfloat16"))
+            raise ConfigError(f"rest={self.rest} is not one of float32, float16, bfloat16{near}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}: seeds lie between 0 and {2**32 - 1}")
         if self.picture_frames < 0:

@@ -46,7 +46,9 @@ def describe_layers(quantization: "Quantization") -> dict[str, Any]:
     """layers, kept, backends and simulated of the record."""
     layers = []
     for layer in quantization.layers:
-        entry = {k: v for k, v in asdict(layer).items() if k != "weights"} | asdict(layer.weights)
+        entry = {k: v for k, v in asdict(layer).items() if k not in ("weights", "weight_notes")} | asdict(
+            layer.weights
+        )
         layers.append(entry | {"exact": math.isinf(layer.weight_sqnr_db)})
     return {
         "layers": layers,
@@ -56,12 +58,16 @@ def describe_layers(quantization: "Quantization") -> dict[str, Any]:
     }
 
 
-def describe_size(original: "nn.Module", twin: "nn.Module", quantization: "Quantization") -> dict[str, Any]:
-    """The record's `size`."""
+def describe_size(
+    original: "nn.Module", twin: "nn.Module", quantization: "Quantization", rest: str
+) -> dict[str, Any]:
+    """The record's `size`. rest: the dtype in which unquantized tensors are stored."""
+    import torch
+
     from vggtq.quant.size import resident_bytes, stored_bytes
 
     parameters = sum(p.numel() for p in original.parameters())
-    stored = stored_bytes(twin)
+    stored = stored_bytes(twin, getattr(torch, rest))
     return {
         "stored_bytes": stored,
         "resident_bytes": resident_bytes(twin),

@@ -24,12 +24,16 @@ from vggtq.record import empty_record, error_entry, write_record
 from vggtq.sweep import SWEEP_VARIABLE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vggtq.data.scene import Scene
+    from vggtq.models.checkpoint import WeightsInfo
     from vggtq.quant.quantize import Quantization
 
 log = logging.getLogger(__name__)
 
 PICTURE = "comparison.png"
+ARTIFACT = "model.safetensors"
 
 
 def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
@@ -56,6 +60,8 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
         if record["picture"] is None:
             # An earlier run's, which this record does not speak of.
             (folder / PICTURE).unlink(missing_ok=True)
+        if record["artifact"] is None:
+            (folder / ARTIFACT).unlink(missing_ok=True)
         write_record(record, folder)
     return record
 
@@ -73,6 +79,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     from vggtq.comparison import Comparison, timed
     from vggtq.models.loading import share_parameters
     from vggtq.quant.quantize import quantize_
+    from vggtq.quant.rest import round_rest_
     from vggtq.quant.select import select_layers
 
     # Patterns that match nothing and images that cannot be read fail before weights are.
@@ -88,10 +95,13 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     with timed(seconds, "quantize"):
         twin = share_parameters(model.module)
         quantization = quantize_(twin, config.scheme, on_layer=steps.at)
+        round_rest_(twin, config.rest)
     record |= describe_layers(quantization)
-    record["size"] = describe_size(model.module, twin, quantization)
+    record["size"] = describe_size(model.module, twin, quantization, config.rest)
     _log_quantization(config.scheme, quantization, record["size"])
 
+    if config.save:
+        record["artifact"] = _saved(config, folder, twin, quantization, model.weights)
     notes = [*quantization.notes, *_domain_notes(config)]
     comparison = Comparison(config, model, twin, device)
     for scene in chain([first], scenes):
@@ -103,6 +113,18 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     record["picture"] = comparison.draw(folder / PICTURE)
     with timed(seconds, "timing"):
         record["latency"] = comparison.latency(steps)
+
+
+def _saved(
+    config: Config, folder: Path, twin: "nn.Module", quantization: "Quantization", weights: "WeightsInfo"
+) -> dict[str, Any]:
+    """Writes the quantized model beside the record; the record's `artifact`."""
+    from vggtq import artifact
+
+    identity, path = config.model.identity(), folder / ARTIFACT
+    saved = artifact.save(twin, path, config.scheme, quantization, weights, identity, config.rest)
+    log.info("model   %s, %.1f MiB", path, saved.file_bytes / 2**20)
+    return {"file": path.name, "file_bytes": saved.file_bytes, "sha256": saved.digest}
 
 
 def _scenes(dataset: Any) -> "Iterator[Scene]":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vggtq.errors import WeightsError
 from vggtq.models.initialize import initialize_
 from vggtq.models.vggt import VGGT
-from vggtq.models.weight_files import StoredTensors, open_tensors
+from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import Kind, locate
 
 log = logging.getLogger(__name__)
@@ -54,27 +54,72 @@ def load_weights_(
     the weights is in memory. `ignore`: name patterns of stored tensors that the model may lack. Raises
     WeightsError; names and shapes are checked before the model is touched.
     """
-    license_text = LICENSES.get(source)
-    if license_text:
-        log.info("weights of %s, licence: %s", source, license_text)
-    found = locate(source, revision)
-    if revision and found.kind != "hub":
-        log.warning("revision %s is ignored: %s is a local %s", revision, found.name, found.kind)
-    stored = open_tensors(found.path)
-    names = _matched(model, stored, ignore, found.name)
-    _log_conversion(stored, names, expected_dtype)
+    weights = WeightStream(model, source, revision, expected_dtype, ignore)
     model.to(expected_dtype)
     if any(p.is_meta for p in model.parameters()):
         model.to_empty(device="cpu")
-    _fill(model, stored, names, found.name)
-    return WeightsInfo(
-        source=found.name,
-        kind=found.kind,
-        fingerprint=fingerprint(model),
-        revision=revision if found.kind == "hub" else None,
-        commit=found.commit,
-        license=license_text if found.kind in ("hub", "package") else None,
-    )
+    targets = model.state_dict()
+    for name in weights.names:
+        targets[name].copy_(weights.get(name))
+    weights.close()
+    return weights.info(fingerprint(model))
+
+
+class WeightStream:
+    """A checkpoint's tensors by the model's names, read when asked for, so that a few of them are in memory at a time.
+
+    Raises WeightsError when it is made (names and shapes) and when a tensor that is read holds NaN or infinity.
+    `names`: in the order of the file, which is the fastest to read in.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: str,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        ignore: Sequence[str] = (),
+    ) -> None:
+        self.license = LICENSES.get(source)
+        if self.license:
+            log.info("weights of %s, licence: %s", source, self.license)
+        self.found = locate(source, revision)
+        self.revision, self.dtype = revision, dtype
+        if revision and self.found.kind != "hub":
+            log.warning(
+                "revision %s is ignored: %s is a local %s", revision, self.found.name, self.found.kind
+            )
+        stored = open_tensors(self.found.path)
+        matched = _matched(model, stored, ignore, self.found.name)
+        _log_conversion(stored, matched, dtype)
+        self._stored_names = {new: old for old, new in matched.items()}
+        self._reader = TensorReader(stored)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._stored_names)
+
+    def get(self, name: str) -> Tensor:
+        """In the dtype asked for, valid until some more have been read."""
+        tensor = self._reader.get(self._stored_names[name]).to(self.dtype)
+        # NaN propagates through both extremes, so two numbers stand for the whole tensor.
+        if not torch.stack(tensor.aminmax()).isfinite().all():
+            raise WeightsError(f"{self.found.name}: {name} holds NaN or infinity; the checkpoint is damaged")
+        return tensor
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def info(self, fingerprint: str) -> WeightsInfo:
+        found = self.found
+        return WeightsInfo(
+            source=found.name,
+            kind=found.kind,
+            fingerprint=fingerprint,
+            revision=self.revision if found.kind == "hub" else None,
+            commit=found.commit,
+            license=self.license if found.kind in ("hub", "package") else None,
+        )
 
 
 def random_weights_(model: VGGT, seed: int, lively: bool = False) -> WeightsInfo:
@@ -86,23 +131,31 @@ def random_weights_(model: VGGT, seed: int, lively: bool = False) -> WeightsInfo
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the sorted state dict: name, dtype, shape and the SHA-256 of the bytes of each tensor.
+    """SHA-256 over the sorted state dict: name, dtype, shape and the SHA-256 of the bytes of each tensor."""
+    return fingerprint_of({name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)})
 
-    Hashing each tensor on its own lets all cores work.
-    """
-    state = sorted((name, t) for name, t in model.state_dict().items() if isinstance(t, Tensor))
+
+def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+    """The fingerprint of named tensors. Hashing each on its own lets all cores work."""
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(_digest, [tensor for _, tensor in state])
-        total = hashlib.sha256()
-        for (name, tensor), digest in zip(state, digests, strict=True):
-            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest}\n".encode())
+        return combined_fingerprint(
+            dict(zip(tensors, pool.map(tensor_digest, tensors.values()), strict=True))
+        )
+
+
+def combined_fingerprint(digests: Mapping[str, str]) -> str:
+    """The fingerprint of tensors whose `tensor_digest` is known."""
+    total = hashlib.sha256()
+    for name in sorted(digests):
+        total.update(f"{name} {digests[name]}\n".encode())
     return total.hexdigest()
 
 
-def _digest(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
+    """dtype, shape and the SHA-256 of the bytes, as text."""
     # Viewed as bytes, since NumPy knows no bfloat16.
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
+    return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(flat.numpy().data).hexdigest()}"
 
 
 def _matched(model: nn.Module, stored: StoredTensors, ignore: Sequence[str], where: str) -> dict[str, str]:
@@ -160,18 +213,6 @@ def _log_conversion(stored: StoredTensors, names: Mapping[str, str], expected: t
     for dtype, count in counts.items():
         if dtype != target:
             log.info("converting %s from %s to %s", _tensors(count), dtype, target)
-
-
-def _fill(model: nn.Module, stored: StoredTensors, names: Mapping[str, str], where: str) -> None:
-    targets = model.state_dict()
-    for old, tensor in stored.read():
-        if old not in names:
-            continue
-        target = targets[names[old]]
-        target.copy_(tensor)
-        # NaN propagates through both extremes, so two numbers stand for the whole tensor.
-        if not torch.stack(target.aminmax()).isfinite().all():
-            raise WeightsError(f"{where}: {names[old]} holds NaN or infinity; the checkpoint is damaged")
 
 
 def _tensors(number: int) -> str:

@@ -5,14 +5,15 @@
 
 import copy
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vggtq.errors import ConfigError
-from vggtq.models.checkpoint import WeightsInfo, load_weights_, random_weights_
+from vggtq.models.checkpoint import WeightsInfo, WeightStream, load_weights_, random_weights_
 from vggtq.models.vggt import build
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,48 @@ class ModelConfig(Protocol):
         """The network with its weights. Raises WeightsError."""
         ...
 
+    def stream(self, skeleton: nn.Module) -> "Stream":
+        """The same weights, one tensor at a time. Raises WeightsError."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What an artifact says of the network, so that it can be built again: plain values."""
+        ...
+
+
+class Stream(Protocol):
+    """The float32 tensors of a network by name."""
+
+    def get(self, name: str) -> Tensor:
+        """One tensor; asked for once."""
+        ...
+
+    def info(self, fingerprint: str) -> WeightsInfo:
+        """Where they come from."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        ...
+
+
+class MemoryStream:
+    """The tensors of a network that is in memory; each is released when it has been read."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._tensors = loaded.module.state_dict()
+        self._weights = loaded.weights
+
+    def get(self, name: str) -> Tensor:
+        tensor: Tensor = self._tensors.pop(name)
+        return tensor
+
+    def info(self, fingerprint: str) -> WeightsInfo:
+        return replace(self._weights, fingerprint=fingerprint)
+
+    def close(self) -> None:
+        self._tensors.clear()
+
 
 @dataclass
 class VGGTModel:
@@ -109,9 +152,36 @@ class VGGTModel:
                 "weights: random (seed %d): fidelity to FP32 is real, reconstruction is not", self.seed
             )
         else:
-            ignore = [] if self.track_head else ["track_head.*"]
-            weights = load_weights_(model, self.source, self.revision, ignore=ignore)
+            weights = load_weights_(model, self.source, self.revision, ignore=self._ignored())
         return LoadedModel(model.eval().requires_grad_(False).to(device), weights)
+
+    def stream(self, skeleton: nn.Module) -> Stream:
+        if self.source is None:
+            return MemoryStream(self.load(torch.device("cpu")))
+        return WeightStream(skeleton, self.source, self.revision, ignore=self._ignored())
+
+    def identity(self) -> dict[str, Any]:
+        network: Any = self.skeleton()
+        return {
+            "family": "vggt",
+            "name": self.name,
+            "image_size": self.image_size,
+            "domain": self.domain,
+            "architecture": asdict(network.config),
+        }
+
+    def _ignored(self) -> list[str]:
+        return [] if self.track_head else ["track_head.*"]
+
+
+def model_of(identity: Mapping[str, Any]) -> VGGTModel:
+    """The configuration of the network that an `identity` describes. Raises ConfigError."""
+    if identity.get("family") != "vggt":
+        raise ConfigError(f"network family {identity.get('family')!r} is not known here; it has vggt")
+    architecture = dict(identity["architecture"])
+    track = bool(architecture["heads"]["track"])
+    names = ("name", "image_size", "domain")
+    return VGGTModel(**{key: identity[key] for key in names}, track_head=track, architecture=architecture)
 
 
 def share_parameters(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import nn
 
 from vggtq.errors import ConfigError
 from vggtq.models.checkpoint import fingerprint
-from vggtq.models.loading import LoadedModel, VGGTModel
+from vggtq.models.loading import LoadedModel, MemoryStream, Stream, VGGTModel
 from vggtq.models.vit import Block
 
 
@@ -40,6 +40,9 @@ class VGGTWithOutliers(VGGTModel):
         source = f"{loaded.weights.source} with {count} synthetic outlier channels ×{self.outlier_factor}"
         weights = replace(loaded.weights, source=source, fingerprint=fingerprint(loaded.module))
         return LoadedModel(loaded.module.to(device), weights)
+
+    def stream(self, skeleton: nn.Module) -> Stream:
+        return MemoryStream(self.load(torch.device("cpu")))
 
 
 @torch.no_grad()

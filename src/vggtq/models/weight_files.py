@@ -7,6 +7,7 @@ import re
 import reprlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,49 @@ from vggtq.models.weight_source import describe, quiet
 log = logging.getLogger(__name__)
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-TENSORS_PER_MAPPING = 64
+TENSORS_PER_MAPPING = 24
 SHARD = re.compile(r"[^/\\:\0]+\.safetensors")
 WRAPPERS = ("model", "state_dict")
 
 
+Getter = Callable[[str], Tensor]
+
+
 @dataclass(frozen=True)
 class StoredTensors:
-    """What a checkpoint holds: name to (shape, dtype), known before data is read, and a way to stream the data."""
+    """What a checkpoint holds: name to (shape, dtype), known before data is read, and ways to read the data.
+
+    map: maps the file into memory for the length of a `with` block, in which tensors are read by name.
+    """
 
     layout: Mapping[str, tuple[tuple[int, ...], str]]
-    read: Callable[[], Iterator[tuple[str, Tensor]]]
+    map: Callable[[], AbstractContextManager[Getter]]
+
+    def read(self) -> Iterator[tuple[str, Tensor]]:
+        """All tensors, one after the other."""
+        reader = TensorReader(self)
+        return ((name, reader.get(name)) for name in self.layout)
+
+
+class TensorReader:
+    """Tensors by name, in any order. Each is valid until some later ones have been read."""
+
+    def __init__(self, stored: StoredTensors) -> None:
+        self._stored, self._reads = stored, 0
+        self._open = ExitStack()
+        self._get: Getter | None = None
+
+    def get(self, name: str) -> Tensor:
+        # Mapped anew every few tensors: pages of one long mapping would count as a second copy in memory.
+        if self._get is None or self._reads % TENSORS_PER_MAPPING == 0:
+            self.close()
+            self._get = self._open.enter_context(self._stored.map())
+        self._reads += 1
+        return self._get(name)
+
+    def close(self) -> None:
+        self._get = None
+        self._open.close()
 
 
 def open_tensors(path: Path) -> StoredTensors:
@@ -88,34 +121,53 @@ def _open_safetensors(paths: list[Path]) -> StoredTensors:
             raise WeightsError(
                 f"{path}: truncated or not a safetensors file ({describe(error)}); download it again"
             ) from error
-    return StoredTensors(layout, lambda: _stream_safetensors(names))
+    where = {name: path for path, keys in names.items() for name in keys}
+    return StoredTensors(layout, lambda: _map_safetensors(where))
 
 
-def _stream_safetensors(names: Mapping[Path, list[str]]) -> Iterator[tuple[str, Tensor]]:
-    for path, keys in names.items():
-        for start in range(0, len(keys), TENSORS_PER_MAPPING):
-            # Opened anew every few tensors: pages of one long mapping would count as a second copy in memory.
-            with safe_open(path, "pt") as stream:
-                for name in keys[start : start + TENSORS_PER_MAPPING]:
-                    yield name, stream.get_tensor(name)
+@contextmanager
+def _map_safetensors(where: Mapping[str, Path]) -> Iterator[Getter]:
+    """where: tensor name to the file that holds it."""
+    with ExitStack() as stack:
+        files: dict[Path, Any] = {}
+
+        def get(name: str) -> Tensor:
+            path = where[name]
+            if path not in files:
+                files[path] = stack.enter_context(safe_open(path, "pt"))
+            tensor: Tensor = files[path].get_tensor(name)
+            return tensor
+
+        yield get
 
 
 def _open_pickle(path: Path) -> StoredTensors:
+    tensors = _state_dict(path)
+    layout = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
+    return StoredTensors(layout, lambda: _map_pickle(path))
+
+
+@contextmanager
+def _map_pickle(path: Path) -> Iterator[Getter]:
+    tensors = _state_dict(path)
+    yield tensors.__getitem__
+    del tensors
+
+
+def _state_dict(path: Path) -> Mapping[str, Tensor]:
     state = _load_pickle(path)
     while isinstance(state, Mapping) and not _is_state_dict(state):
         wrapper = next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
         if wrapper is None:
             break
-        log.info("%s: using the weights under its key %r", path.name, wrapper)
+        log.debug("%s: using the weights under its key %r", path.name, wrapper)
         state = state[wrapper]
     if not isinstance(state, Mapping) or not _is_state_dict(state):
         raise WeightsError(
             f"{path}: no state dict in this file; save model.state_dict(), alone or under the key "
             f"{' or '.join(WRAPPERS)}"
         )
-    tensors: Mapping[str, Tensor] = state
-    layout = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
-    return StoredTensors(layout, lambda: iter(tensors.items()))
+    return state
 
 
 def _is_state_dict(state: Mapping[Any, Any]) -> bool:

@@ -2,10 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from vggtq.errors import QuantizationError
 from vggtq.quant.backends import quantized_linear
@@ -13,7 +13,7 @@ from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, weight_rows
 from vggtq.quant.linear import QuantLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Activations, Scheme, Weights
-from vggtq.quant.select import KeptLayer, WeightOf, layer_weights, select_layers
+from vggtq.quant.select import KeptLayer, WeightOf, layer_weights, named_weights, select_layers
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class QuantizedLayer:
     resident_bytes: int
     float32_bytes: int
     weight_sqnr_db: float
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # of the weight, then of the backend
+    weight_notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -44,41 +45,105 @@ class Quantization:
     seconds: float = 0.0
 
 
+Fetch = Callable[[Tensor], Tensor]
+"""The values of a parameter; for models on the meta device, whose weights are read when their turn comes."""
+
+
 def quantize_(
     model: nn.Module,
     scheme: Scheme,
     first_last: Sequence[str] | None = None,
     on_layer: Callable[[int, int], None] | None = None,
+    fetch: Fetch | None = None,
 ) -> Quantization:
     """Replaces the layers of `model` that `scheme` selects, in place; works on any module.
 
     Parameters that stay in float are neither copied nor converted; a layer's float weight is released as soon as its
     replacement stands in its place, unless somebody else holds it. `first_last` names the layers that skip_first_last keeps;
-    without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer.
+    without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer. With
+    `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other.
 
     Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
     """
     started = time.perf_counter()
     selection = select_layers(model, scheme, first_last)
     result = Quantization(kept=selection.kept, notes=selection.notes)
+    shared = _TiedWeights(selection.replace, fetch or _itself)
+
+    def packed(weight: WeightOf) -> PackedWeight:
+        return shared.packed(weight, layer_weights(scheme, weight.name))
+
+    _replace_(model, selection.replace, packed, scheme.activations, result, fetch or _itself, on_layer)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def restore_(
+    model: nn.Module,
+    names: Collection[str],
+    packed: Callable[[WeightOf], PackedWeight],
+    activations: Activations,
+    fetch: Fetch,
+) -> Quantization:
+    """Puts weights that were packed before in place of the layers called `names`, and fetches all other parameters.
+
+    packed: asked for one weight after the other. The model may lie on the meta device. Raises QuantizationError for names
+    that the model does not have.
+    """
+    result = Quantization()
+    _replace_(model, named_weights(model, names), packed, activations, result, fetch)
+    return result
+
+
+def _itself(parameter: Tensor) -> Tensor:
+    return parameter
+
+
+def _replace_(
+    model: nn.Module,
+    modules: list[list[WeightOf]],
+    packed: Callable[[WeightOf], PackedWeight],
+    activations: Activations,
+    result: Quantization,
+    fetch: Fetch,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> None:
+    """The one place that swaps modules. Empties `modules`, so that the list does not keep float weights alive."""
     places = _places(model)
-    shared = _TiedWeights(selection.replace)
-    total = len(selection.replace)
+    total = len(modules)
     for done in range(1, total + 1):
-        own = selection.replace.pop(0)  # so that the list does not keep float weights alive
+        own = modules.pop(0)
         module = own[0].module
         if id(module) not in places:
             raise QuantizationError(
                 "the model is itself one layer; wrap it, e.g. nn.Sequential(layer), so that it can be replaced"
             )
-        codes = [shared.packed(weight, layer_weights(scheme, weight.name)) for weight in own]
-        new = _replacement(module, own, codes, scheme.activations, result)
+        codes = [packed(weight) for weight in own]
+        fetch_parameters_(module, fetch, {id(weight.parameter) for weight in own})
+        new = _replacement(module, own, codes, activations, result)
         for parent, name in places[id(module)]:
             setattr(parent, name, new)
         if on_layer is not None:
             on_layer(done, total)
-    result.seconds = time.perf_counter() - started
-    return result
+    fetch_parameters_(model, fetch)
+
+
+def fetch_parameters_(model: nn.Module, fetch: Fetch, without: Collection[int] = ()) -> None:
+    """Replaces parameters and buffers on the meta device by what `fetch` gives for them; shared ones stay shared.
+
+    without: ids of those to leave alone.
+    """
+    fetched: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for key, parameter in list(module._parameters.items()):
+            if parameter is None or not parameter.is_meta or id(parameter) in without:
+                continue
+            if id(parameter) not in fetched:
+                fetched[id(parameter)] = nn.Parameter(fetch(parameter), requires_grad=False)
+            module._parameters[key] = fetched[id(parameter)]
+        for key, buffer in list(module._buffers.items()):
+            if buffer is not None and buffer.is_meta:
+                module._buffers[key] = fetch(buffer)
 
 
 def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -94,23 +159,24 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 class _TiedWeights:
     """Weights with more than one user are rounded once and share their codes; of others nothing is remembered."""
 
-    def __init__(self, modules: list[list[WeightOf]]) -> None:
+    def __init__(self, modules: list[list[WeightOf]], fetch: Fetch) -> None:
+        self._fetch = fetch
         self._users = Counter(id(weight.parameter) for own in modules for weight in own)
         self._packed: dict[tuple[object, ...], PackedWeight] = {}
 
     def packed(self, weight: WeightOf, spec: Weights) -> PackedWeight:
         if self._users[id(weight.parameter)] == 1:
-            return _pack(weight, spec)
+            return _pack(weight, spec, self._fetch)
         # The same tensor has other rows as a transposed or grouped convolution.
         key = (id(weight.parameter), spec.bits, weight.transposed, weight.groups)
         if key not in self._packed:
-            self._packed[key] = _pack(weight, spec)
+            self._packed[key] = _pack(weight, spec, self._fetch)
         return self._packed[key]
 
 
-def _pack(weight: WeightOf, spec: Weights) -> PackedWeight:
+def _pack(weight: WeightOf, spec: Weights, fetch: Fetch) -> PackedWeight:
     assert weight.parameter is not None
-    rows = weight_rows(weight.parameter.detach(), weight.transposed, weight.groups)
+    rows = weight_rows(fetch(weight.parameter).detach(), weight.transposed, weight.groups)
     try:
         return pack_weight(rows, spec)
     except QuantizationError as error:
@@ -160,4 +226,5 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         float32_bytes=4 * (weight.parameter.numel() + biases),
         weight_sqnr_db=packed.sqnr_db,
         notes=packed.notes + layer.notes,
+        weight_notes=packed.notes,
     )

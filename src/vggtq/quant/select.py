@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -76,6 +76,19 @@ def select_layers(model: nn.Module, scheme: Scheme, first_last: Sequence[str] | 
             selection.kept += [KeptLayer(w.name, kept.get(w.name, whole)) for w in own]
     _check_selection(scheme, selection, len(weights))
     return selection
+
+
+def named_weights(model: nn.Module, names: Collection[str]) -> list[list[WeightOf]]:
+    """The weights with these names, those of one module together. Raises QuantizationError unless the model has them all."""
+    modules: dict[int, list[WeightOf]] = {}
+    for weight in _weights(model):
+        modules.setdefault(id(weight.module), []).append(weight)
+    chosen = [own for own in modules.values() if any(weight.name in names for weight in own)]
+    known = {weight.name for own in chosen for weight in own}
+    if known != set(names):
+        odd = sorted(known ^ set(names))
+        raise QuantizationError(f"layers that model and weights do not share: {', '.join(odd[:5])}")
+    return chosen
 
 
 def layer_weights(scheme: Scheme, name: str) -> Weights:

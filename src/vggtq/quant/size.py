@@ -2,23 +2,34 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
+from vggtq.quant.layers import QuantConv, QuantMultiheadAttention
 from vggtq.quant.linear import QuantLinear
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Everything a checkpoint has to keep, by name: codes, scales, zero points, and all unquantized tensors."""
+    """Everything a checkpoint has to keep, by name: `layer.codes`, `.scale`, `.zero_point`, and all unquantized tensors.
+
+    The latter have the names that they have in the float model.
+    """
     named: dict[str, Tensor] = {}
-    for name, module in _quantized(model):
+    for name, module in quantized_layers(model):
         named |= {f"{name}.{key}": tensor for key, tensor in module.weight_tensors().items()}
-    return named | _rest(model)
+    return named | rest_tensors(model)
 
 
-def stored_bytes(model: nn.Module) -> int:
-    """Bytes of `stored_tensors`, the size of the model as a file without the header; makes none of them."""
-    packed = sum(module.stored_weight_bytes for _, module in _quantized(model))
-    return packed + sum(_bytes(tensor) for tensor in _rest(model).values())
+def stored_bytes(model: nn.Module, rest: torch.dtype = torch.float32) -> int:
+    """Bytes of `stored_tensors`, the size of the model as a file without the header; makes none of them.
+
+    rest: the dtype that floating-point tensors outside the quantized weights are stored in.
+    """
+    packed = sum(module.stored_weight_bytes for _, module in quantized_layers(model))
+    size = rest.itemsize
+    return packed + sum(
+        t.numel() * size if t.is_floating_point() else _bytes(t) for t in rest_tensors(model).values()
+    )
 
 
 def resident_bytes(model: nn.Module) -> int:
@@ -32,16 +43,16 @@ def resident_bytes(model: nn.Module) -> int:
     return layouts + sum(map(_bytes, rest.values()))
 
 
-def _quantized(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
-    """Quantized layers by name, one of those that share a weight."""
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
+    """Quantized layers by the name that their float layer had, one of those that share a weight."""
     seen = set()
     for name, module in model.named_modules():
         if isinstance(module, QuantLinear) and module.weight_id not in seen:
             seen.add(module.weight_id)
-            yield name, module
+            yield _layer_name(model, name), module
 
 
-def _rest(model: nn.Module) -> dict[str, Tensor]:
+def rest_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers that are no quantized weights: each tensor under its first name."""
     named: dict[int, tuple[str, Tensor]] = {}
     for name, module in model.named_modules():
@@ -50,8 +61,25 @@ def _rest(model: nn.Module) -> dict[str, Tensor]:
             skipped = module._non_persistent_buffers_set
             own |= {key: b for key, b in module.named_buffers(recurse=False) if key not in skipped}
         for key, tensor in own.items():
-            named.setdefault(id(tensor), (f"{name}.{key}" if name else key, tensor))
+            named.setdefault(id(tensor), (_float_name(model, name, key), tensor))
     return dict(named.values())
+
+
+def _layer_name(model: nn.Module, name: str) -> str:
+    """A convolution keeps its weight in a layer of its own inside."""
+    parent, _, _ = name.rpartition(".")
+    return parent if parent and isinstance(model.get_submodule(parent), QuantConv) else name
+
+
+def _float_name(model: nn.Module, name: str, key: str) -> str:
+    """What the float model calls the parameter `key` of the module `name`."""
+    parent, _, last = name.rpartition(".")
+    outer = model.get_submodule(parent) if parent else None
+    if isinstance(outer, QuantConv):
+        return f"{parent}.{key}"
+    if isinstance(outer, QuantMultiheadAttention) and last == "in_proj":
+        return f"{parent}.in_proj_{key}"
+    return f"{name}.{key}" if name else key
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -1,0 +1,128 @@
+"""`key=value` command lines of the commands that need no Hydra, and how such a command ends.
+
+The fields of a dataclass are the options and their types; its `__post_init__` checks the values. A word without `=` is
+a positional argument.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import FrameType, NoneType
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+
+from vggtq.errors import ConfigError, VggtqError, did_you_mean
+
+T = TypeVar("T")
+WORDS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+KINDS = {int: "a whole number", float: "a number"}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: what a scheduler or a closed terminal sends."""
+
+
+def parse(argv: Sequence[str], options: type[T], positional: str | None = None) -> T:
+    """The options that `argv` sets. Positional arguments are added to the list `positional`. Raises ConfigError."""
+    hints = get_type_hints(options)
+    known = [f.name for f in fields(options)]  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    words: list[str] = []
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        if key not in known and not argument.startswith("-") and (not equals or Path(argument).exists()):
+            words.append(argument)
+            continue
+        if key not in known or not equals:
+            raise ConfigError(_unknown(key, known))
+        if key in given:
+            raise ConfigError(f"{key} is given twice; give it once")
+        given[key] = _typed(key, value, hints[key])
+    if words and positional is None:
+        raise ConfigError(f"{words[0]}: expected key=value; options are {', '.join(known)}")
+    if words and positional is not None:
+        given[positional] = [*given.get(positional, []), *words]
+    _check_required(options, given)
+    return options(**given)
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    bare = key.lstrip("-").replace("-", "_")
+    if bare in known:
+        return f"{key}: options are written without dashes: {bare}=…"
+    near = did_you_mean(bare, known) or f"; options are {', '.join(known)}"
+    return f"{key} is not an option{near}"
+
+
+def _typed(key: str, value: str, hint: Any) -> Any:
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] or [hint]
+    if NoneType in get_args(hint) and value.lower() in ("null", "none"):
+        return None
+    if hint == list[str]:
+        inner = value[1:-1] if value.startswith("[") and value.endswith("]") else None
+        return [value] if inner is None else [part.strip() for part in inner.split(",") if part.strip()]
+    if kinds[0] is bool:
+        if value.lower() not in WORDS:
+            raise ConfigError(f"{key}={value}: use true or false")
+        return WORDS[value.lower()]
+    if kinds[0] in KINDS:
+        try:
+            return kinds[0](value)
+        except ValueError as error:
+            raise ConfigError(f"{key}={value}: expected {KINDS[kinds[0]]}") from error
+    return value
+
+
+def _check_required(options: type, given: dict[str, Any]) -> None:
+    for field in fields(options):
+        if field.default is MISSING and field.default_factory is MISSING and not given.get(field.name):
+            raise ConfigError(f"{field.name} is missing; {field.metadata['example']}")
+
+
+def one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ConfigError for a value that is not among the choices."""
+    if value not in choices:
+        raise ConfigError(f"{key}={value} is not one of {', '.join(choices)}{did_you_mean(value, choices)}")
+
+
+def execute(argv: Sequence[str], text: str, work: Callable[[Sequence[str]], None]) -> int:
+    """Runs a command and returns its exit status: 0, 1 after an error in one line, 130 or 143 when interrupted.
+
+    `--help`, `-h`, or no argument at all print `text`.
+    """
+    if not argv or {"-h", "--help", "help"} & set(argv):
+        print(text, end="")
+        return 0
+    previous = {number: signal.signal(number, _terminate) for number in _signals()}
+    try:
+        work(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except VggtqError as error:
+        return _fail(" ".join(str(error).split()))
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and the disk")
+    except KeyboardInterrupt as interruption:
+        print("interrupted; no file was left half written", file=sys.stderr)
+        return 143 if isinstance(interruption, Terminated) else 130
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _signals() -> list[int]:
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated(f"terminated by {signal.Signals(number).name}")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,124 @@
+"""`python -m vggtq.export`: a checkpoint to a quantized model file, tensor by tensor, without ever holding the float model.
+
+python -m vggtq.export scheme=int4_group group_size=64 out=model.safetensors
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from vggtq.command_line import execute
+from vggtq.config import Config, compose, validated
+from vggtq.errors import ConfigError
+from vggtq.progress import Steps
+from vggtq.run import explain
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vggtq.artifact import Saved
+    from vggtq.models.checkpoint import WeightsInfo
+    from vggtq.quant.quantize import Quantization
+
+log = logging.getLogger(__name__)
+
+HELP = """Writes a quantized model: one safetensors file with packed weights, scales, and the recipe.
+
+  python -m vggtq.export scheme=int4_group group_size=64 out=model.safetensors
+  python -m vggtq.export model=vggt_1b model.source=vggt.safetensors scheme=int4_group rest=float16 out=int4.safetensors
+
+  out=FILE       where to write (required; must end in .safetensors)
+  overwrite=true to replace a file
+  model=…        vggt_1b, vggt_mini, …; model.source=FILE for weights of your own
+  scheme=…       with bits=, granularity=, group_size=, scheme.layers.…, as for python -m vggtq.run
+  rest=…         float32 (default), float16 or bfloat16: everything that is not quantized
+
+Use it with python -m vggtq.predict model=FILE images=DIR out=DIR, or vggtq.load(FILE) in Python.
+"""
+
+
+def export(config: Config, out: Path, steps: Steps) -> "Saved":
+    """Streams the model's weights through the scheme into `out`. Raises VggtqError."""
+    from vggtq import artifact
+
+    out = artifact.checked_path(out)
+    steps.step(f"quantizing {config.model.name} to {config.scheme.label}")
+    module, quantization, weights = quantize_stream(config, steps)
+    steps.step(f"writing {out}")
+    return artifact.save(
+        module, out, config.scheme, quantization, weights, config.model.identity(), config.rest
+    )
+
+
+def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantization, WeightsInfo]":
+    """The quantized network, made from one weight at a time: memory holds the result and the tensor at hand."""
+    from vggtq.models.checkpoint import combined_fingerprint, tensor_digest
+    from vggtq.quant.quantize import quantize_
+    from vggtq.quant.rest import round_rest_
+    from vggtq.quant.select import select_layers
+
+    skeleton = config.model.skeleton()
+    selected = {id(w.parameter) for own in select_layers(skeleton, config.scheme).replace for w in own}
+    parameters = skeleton.state_dict(keep_vars=True)
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    stream = config.model.stream(skeleton)
+    digests: dict[str, Future[str]] = {}
+    last: list[Future[str]] = []
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def fetch(parameter: "Tensor") -> "Tensor":
+            name = names[id(parameter)]
+            tensor: Tensor = stream.get(name)
+            for earlier in last:
+                earlier.result()  # so that hashing keeps no more than one tensor alive
+            last[:] = [pool.submit(tensor_digest, tensor)]
+            digests[name] = last[0]
+            # What is kept must not keep the file mapped.
+            return tensor if id(parameter) in selected else tensor.clone()
+
+        quantization = quantize_(skeleton, config.scheme, on_layer=steps.at, fetch=fetch)
+    stream.close()
+    round_rest_(skeleton, config.rest)
+    fingerprint = combined_fingerprint({name: future.result() for name, future in digests.items()})
+    return skeleton.eval(), quantization, stream.info(fingerprint)
+
+
+def command(argv: Sequence[str]) -> None:
+    """Reads out= and overwrite=; everything else is composed as for a run. Raises VggtqError."""
+    own, overrides = {"out": "", "overwrite": "false"}, []
+    for argument in argv:
+        key, is_set, value = argument.partition("=")
+        if is_set and key in own:
+            own[key] = value
+        else:
+            overrides.append(argument)
+    if not own["out"]:
+        raise ConfigError("out= is missing: name the file to write, e.g. out=model.safetensors")
+    out = Path(own["out"])
+    config = _composed(overrides)
+    if config.scheme.weights.format == "float32":
+        raise ConfigError("scheme=fp32 quantizes nothing; choose another, e.g. scheme=int4_group")
+    if out.exists() and own["overwrite"].lower() != "true":
+        raise ConfigError(f"{out} exists; add overwrite=true or choose another name")
+    with Steps() as steps:
+        saved = export(config, out, steps)
+    log.info("%s  %.1f MiB, %s", saved.path, saved.file_bytes / 2**20, config.scheme.label)
+
+
+def _composed(overrides: Sequence[str]) -> Config:
+    try:
+        return validated(compose(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(execute(sys.argv[1:], HELP, command))
