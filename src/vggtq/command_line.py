@@ -4,6 +4,7 @@ The fields of a dataclass are the options and their types; its `__post_init__` c
 a positional argument.
 """
 
+import math
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def parse(argv: Sequence[str], options: type[T], positional: str | None = None) 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
     bare = key.lstrip("-").replace("-", "_")
+    if key in known:
+        return f"{key} needs a value: {key}=…"
     if bare in known:
         return f"{key}: options are written without dashes: {bare}=…"
     near = did_you_mean(bare, known) or f"; options are {', '.join(known)}"
@@ -62,17 +65,24 @@ def _typed(key: str, value: str, hint: Any) -> Any:
         return None
     if hint == list[str]:
         inner = value[1:-1] if value.startswith("[") and value.endswith("]") else None
-        return [value] if inner is None else [part.strip() for part in inner.split(",") if part.strip()]
+        return ([value] if value else []) if inner is None else [part.strip() for part in inner.split(",") if part.strip()]
     if kinds[0] is bool:
         if value.lower() not in WORDS:
             raise ConfigError(f"{key}={value}: use true or false")
         return WORDS[value.lower()]
     if kinds[0] in KINDS:
-        try:
-            return kinds[0](value)
-        except ValueError as error:
-            raise ConfigError(f"{key}={value}: expected {KINDS[kinds[0]]}") from error
+        return _number(key, value, kinds[0])
     return value
+
+
+def _number(key: str, value: str, kind: type) -> Any:
+    try:
+        number = kind(value)
+    except ValueError as error:
+        raise ConfigError(f"{key}={value}: expected {KINDS[kind]}") from error
+    if not math.isfinite(number):
+        raise ConfigError(f"{key}={value}: expected {KINDS[kind]}")
+    return number
 
 
 def _check_required(options: type, given: dict[str, Any]) -> None:
