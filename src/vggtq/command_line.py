@@ -64,8 +64,9 @@ def _typed(key: str, value: str, hint: Any) -> Any:
     if NoneType in get_args(hint) and value.lower() in ("null", "none"):
         return None
     if hint == list[str]:
-        inner = value[1:-1] if value.startswith("[") and value.endswith("]") else None
-        return ([value] if value else []) if inner is None else [part.strip() for part in inner.split(",") if part.strip()]
+        bracketed = value.startswith("[") and value.endswith("]")
+        parts = value[1:-1].split(",") if bracketed else [value]
+        return [part.strip() for part in parts if part.strip()]
     if kinds[0] is bool:
         if value.lower() not in WORDS:
             raise ConfigError(f"{key}={value}: use true or false")
