@@ -112,7 +112,7 @@ def test_numeric_groups_are_those_whose_options_are_not_words() -> None:
         (["granularity=none"], "granularity=none: integer weights need a scale"),
         (["scheme.weights.granularity=per_chanel"], "did you mean per_channel"),
         (["bits=16", "scheme.weights.scale_dtype=float16"], "scale_dtype=float16 with bits=16"),
-        (["scheme=fp32", "scheme.activations.mode=dynamic"], "integer activations need integer weights"),
+        (["scheme=fp32", "scheme.activations.mode=dynamic"], "both need one format"),
         (["scheme=int8_dynamic", "scheme.activations.bits=9"], "activations have 2 to 8 bits"),
         (["scheme=mixed_precision", "scheme.mixed.sensitive_bits=1"], "sensitive_bits=1"),
         (["scheme.mixed.normal_bits=4"], "without scheme.mixed.sensitive"),

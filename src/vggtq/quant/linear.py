@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggtq.quant.activations import fake_quantize
+from vggtq.quant.float8 import fake_quantize_float8
 from vggtq.quant.packed import PackedWeight
-from vggtq.quant.scheme import Activations, Weights
+from vggtq.quant.scheme import FLOAT8, Activations, Weights
 
 
 class QuantLinear(nn.Module, ABC):
@@ -104,7 +105,9 @@ class ReferenceLinear(QuantLinear):
         )
 
     def multiply(self, rows: Tensor) -> Tensor:
+        inputs = rows
         if self.activations.mode == "dynamic":
-            rows = fake_quantize(rows, self.activations.bits)
-        bias = None if self.bias is None else self.bias.to(rows.dtype)
-        return F.linear(rows, self.dequantized(rows.dtype), bias)
+            float8 = self.activations.format == FLOAT8
+            inputs = fake_quantize_float8(rows) if float8 else fake_quantize(rows, self.activations.bits)
+        bias = None if self.bias is None else self.bias.to(inputs.dtype)
+        return F.linear(inputs, self.dequantized(inputs.dtype), bias).to(rows.dtype)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from vggtq.errors import QuantizationError
+from vggtq.quant.float8 import to_float8, weight_scales
 from vggtq.quant.packing import pack, unpack
 from vggtq.quant.rounding import block_of, dequantize, quantization_parameters, round_to_codes, row_blocks
-from vggtq.quant.scheme import Weights
+from vggtq.quant.scheme import FLOAT8, Weights
 
 _FLOAT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -19,8 +20,9 @@ _FLOAT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 class PackedWeight:
     """R rows of C weights.
 
-    codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16 for float formats. scale: (1, 1), (R, 1) or (R, groups),
-    zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored with +2^(bits-1).
+    codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16/float8_e4m3fn for float formats.
+    scale: (1, 1), (R, 1) or (R, groups), zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored
+    with +2^(bits-1).
     signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
 
@@ -59,6 +61,8 @@ class PackedWeight:
         """The weight in `dtype`, (R, C)."""
         if self.scale is None:
             return self.codes.to(dtype)
+        if self.spec.format == FLOAT8:
+            return self.codes.to(torch.float32).mul_(self.scale).to(dtype)
         rows = torch.empty(self.codes.shape[0], self.columns, dtype=dtype, device=self.codes.device)
         for block in row_blocks(rows):
             # Straight from the stored codes, whose offset acts as a zero point: every pass over a weight counts here.
@@ -79,6 +83,8 @@ def pack_weight(rows: Tensor, spec: Weights) -> PackedWeight:
     Raises QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
     """
     check_finite(rows)
+    if spec.format == FLOAT8:
+        return _pack_float8(rows, spec)
     return _pack_float(rows, spec) if spec.is_float else _pack_integers(rows, spec)
 
 
@@ -103,6 +109,17 @@ def _pack_float(rows: Tensor, spec: Weights) -> PackedWeight:
         )
     signal, noise = _power(rows.to(torch.float32), codes.to(torch.float32))
     return PackedWeight(codes, None, None, spec, rows.shape[1], signal, noise)
+
+
+def _pack_float8(rows: Tensor, spec: Weights) -> PackedWeight:
+    scale = weight_scales(rows, spec.granularity == "per_tensor")
+    codes, signal, noise = [], 0.0, 0.0
+    for block in row_blocks(rows):
+        exact, block_scale = rows[block].to(torch.float32), block_of(scale, block)
+        codes.append(to_float8(exact / block_scale))
+        more_signal, more_noise = _power(exact, codes[-1].to(torch.float32) * block_scale)
+        signal, noise = signal + more_signal, noise + more_noise
+    return PackedWeight(torch.cat(codes), scale, None, spec, rows.shape[1], signal, noise)
 
 
 def _pack_integers(rows: Tensor, spec: Weights) -> PackedWeight:

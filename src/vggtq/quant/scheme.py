@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from vggtq.errors import ConfigError, did_you_mean
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
-FORMATS = ("int", *FLOAT_BITS)
+FLOAT8 = "float8_e4m3"
+FORMATS = ("int", FLOAT8, *FLOAT_BITS)
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
@@ -34,6 +35,9 @@ class Weights:
     -(2^(b-1)-1) … 2^(b-1)-1 without zero point; asymmetric codes are 0 … 2^b-1. A scale belongs to the whole tensor, to an
     output channel, or to a group of `group_size` consecutive inputs of one output row; the last group of a row may be
     shorter. group_size=null means no groups: the whole row shares one scale.
+
+    float8_e4m3 (Micikevicius et al. 2022, arXiv 2209.05433): w ≈ scale · code with 8-bit floats up to ±448 and a float32 scale
+    per output channel or tensor. float16 and bfloat16 have no scale.
     """
 
     format: str = "int"
@@ -49,8 +53,27 @@ class Weights:
         _check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
         if self.format == "int":
             self._check_integer()
+        elif self.format == FLOAT8:
+            self._check_float8()
         else:
             self._check_float()
+
+    def _check_float8(self) -> None:
+        if self.bits != 8:
+            raise ConfigError(
+                f"bits={self.bits}: {self.format} weights have 8 bits; leave bits out, or choose an integer scheme "
+                f"such as scheme=int4_group"
+            )
+        if self.granularity not in ("per_tensor", "per_channel") or self.group_size is not None:
+            raise ConfigError(
+                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have a scale per "
+                f"channel or per tensor; use granularity=per_channel group_size=null, or an integer scheme"
+            )
+        if self.scale_dtype != "float32" or not self.symmetric:
+            raise ConfigError(
+                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={_yaml(self.symmetric)}: "
+                f"{self.format} weights have float32 scales and no zero points; leave both out"
+            )
 
     def _check_float(self) -> None:
         bits = FLOAT_BITS[self.format]
@@ -106,9 +129,15 @@ class Activations:
 
     mode: str = "none"
     bits: int = 8
+    format: str = "int"
 
     def __post_init__(self) -> None:
         _check_choice("scheme.activations.mode", self.mode, ("none", "dynamic"))
+        _check_choice("scheme.activations.format", self.format, ("int", FLOAT8))
+        if self.format == FLOAT8 and self.bits != 8:
+            raise ConfigError(
+                f"scheme.activations.bits={self.bits}: {self.format} activations have 8 bits; use 8"
+            )
         if not 2 <= self.bits <= 8:
             raise ConfigError(f"scheme.activations.bits={self.bits}: activations have 2 to 8 bits; try 8")
 
@@ -159,10 +188,11 @@ class Scheme:
     mixed: Mixed = field(default_factory=Mixed)
 
     def __post_init__(self) -> None:
-        if self.weights.is_float and self.activations.mode != "none":
+        # Both sides of a product have one format; 16-bit weights are multiplied with float inputs.
+        if self.activations.mode != "none" and self.activations.format != self.weights.format:
             raise ConfigError(
-                f"scheme.activations.mode={self.activations.mode} with {self.weights.format} weights: "
-                f"integer activations need integer weights; use scheme=int8_dynamic"
+                f"scheme.activations.mode={self.activations.mode} scheme.activations.format={self.activations.format} with "
+                f"{self.weights.format} weights: both need one format, int or {FLOAT8}; use scheme=int8_dynamic or scheme=fp8"
             )
         if (
             not self.weights.is_float
@@ -187,11 +217,14 @@ class Scheme:
 
 
 def _yaml(value: object) -> str:
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _label_parts(scheme: Scheme) -> list[str]:
     weights = scheme.weights
+    granularity = "per-tensor" if weights.granularity == "per_tensor" else "per-channel"
+    if weights.format == FLOAT8:
+        return ["FP8", "weights" if scheme.activations.mode == "none" else "dynamic", granularity]
     if weights.is_float:
         return [{"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]]
     bits, mixed = str(weights.bits), ""
@@ -203,7 +236,7 @@ def _label_parts(scheme: Scheme) -> list[str]:
     if weights.granularity == "group":
         parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
     else:
-        parts.append("per-tensor" if weights.granularity == "per_tensor" else "per-channel")
+        parts.append(granularity)
     # Symmetric is the default of groups, asymmetric is worth saying; at 8 bits both are common, so both are said.
     if not weights.symmetric:
         parts.append("asymmetric")
