@@ -4,11 +4,13 @@ The fields of a dataclass are the options and their types; its `__post_init__` c
 a positional argument.
 """
 
+import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import FrameType, NoneType
@@ -124,6 +126,20 @@ def execute(argv: Sequence[str], text: str, work: Callable[[Sequence[str]], None
         for number, handler in previous.items():
             signal.signal(number, handler)
     return 0
+
+
+@contextmanager
+def log_lines() -> Iterator[None]:
+    """Shows what vggtq logs, and no other library, as plain lines on stdout."""
+    logger, handler = logging.getLogger("vggtq"), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _signals() -> list[int]:
