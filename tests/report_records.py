@@ -103,7 +103,11 @@ def record(
         | {"compression_vs_fp16": FP32_BYTES / 2 / stored, "bits_per_weight": 8 * stored / PARAMETERS}
         | {"quantized_layers": quantized, "quantized_parameters": 0, "parameters": PARAMETERS},
         "latency": None if speedup is None else latency(speedup, spread),
-        "memory": {"peak_rss_bytes": 2**31, "predict_peak_increase_bytes": 2**26, "cuda_peak_bytes": None},
+        "memory": {
+            "quantized": {"peak_rss_bytes": 2**30, "rss_before_load_bytes": 2**28, "cuda_peak_bytes": None},
+            "reference": {"peak_rss_bytes": 2**31, "rss_before_load_bytes": 2**28, "cuda_peak_bytes": None},
+            "reason": None,
+        },
         "picture": "comparison.png",
         "notes": [],
     }

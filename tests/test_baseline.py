@@ -24,7 +24,7 @@ VARIANTS = options("variant")
 
 def recorded(folder: Path, cache: Path | None, *overrides: str) -> dict[str, Any]:
     place = "null" if cache is None else cache
-    fixed = ["timing=off", "picture_frames=0", f"baseline_cache={place}"]
+    fixed = ["timing=off", "picture_frames=0", "fresh_memory=false", f"baseline_cache={place}"]
     run(compose([*TINY, *fixed, *overrides]), folder, "")
     record: dict[str, Any] = json.loads((folder / "result.json").read_text())
     assert record["status"] == "ok", record["error"]

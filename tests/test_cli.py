@@ -15,7 +15,7 @@ import pytest
 from test_run import TINY
 from vggtq import __version__
 
-FAST = [*TINY, "timing=off", "picture_frames=0"]
+FAST = [*TINY, "timing=off", "picture_frames=0", "fresh_memory=false"]
 
 
 def vggtq(folder: Path, *arguments: str, module: str = "vggtq.run") -> subprocess.CompletedProcess[str]:

@@ -31,7 +31,9 @@ OUTPUTS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf
 
 
 def tiny(*overrides: str) -> DictConfig:
-    return compose([*TINY, "timing=off", "picture_frames=0", "baseline_cache=null", *overrides])
+    return compose(
+        [*TINY, "timing=off", "picture_frames=0", "baseline_cache=null", "fresh_memory=false", *overrides]
+    )
 
 
 def recorded(folder: Path, *overrides: str) -> dict[str, Any]:
@@ -154,7 +156,8 @@ def test_latency_keeps_raw_pairs_and_the_picture_is_drawn(tmp_path: Path) -> Non
         assert entry["speedup"] == pytest.approx(np.median(entry["ratios"]))
         low, high = np.percentile(entry["ratios"], [25, 75])
         assert (entry["speedup_q25"], entry["speedup_q75"]) == (pytest.approx(low), pytest.approx(high))
-    assert record["memory"]["peak_rss_bytes"] > 0
+    assert record["memory"]["quantized"] is None
+    assert record["memory"]["reason"] == "fresh_memory=false"
     pixels = np.asarray(Image.open(tmp_path / record["picture"]).convert("RGB"))
     assert pixels.std() > 20
 
@@ -194,7 +197,7 @@ def test_a_failed_rerun_keeps_what_was_measured_before(
 ) -> None:
     first = recorded(tmp_path, "picture_frames=1")
     assert (tmp_path / "comparison.png").exists()
-    monkeypatch.setattr("vggtq.quant.size.stored_bytes", lambda model: 1 / 0)
+    monkeypatch.setattr("vggtq.quant.size.stored_bytes", lambda *_: 1 / 0)
     assert recorded(tmp_path, "picture_frames=1")["status"] == "failed"
     assert json.loads((tmp_path / "result.previous.json").read_text()) == first
     assert not (tmp_path / "comparison.png").exists()
@@ -209,7 +212,7 @@ def test_threads_of_one_run_do_not_leak_into_the_next(tmp_path: Path) -> None:
 
 
 def test_bugs_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vggtq.quant.size.stored_bytes", lambda model: 1 / 0)
+    monkeypatch.setattr("vggtq.quant.size.stored_bytes", lambda *_: 1 / 0)
     error = recorded(tmp_path)["error"]
     assert error["type"] == "ZeroDivisionError"
     assert "describe_size" in error["traceback"]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vggtq.config import PACKAGE
 from vggtq.environment import cpu_name
 from vggtq.models.loading import LoadedModel
 from vggtq.tensor_cache import TensorCache
@@ -62,7 +63,10 @@ class Baseline:
     def numbers(
         self, name: str, images: Tensor, images_sha256: str, measure: Callable[[], dict[str, float | None]]
     ) -> tuple[dict[str, float | None], bool]:
-        """What `measure` returns about the FP32 model on these images, cached like its outputs; None values are kept."""
+        """What `measure` returns about the FP32 model on these images, cached like its outputs; None values are kept.
+
+        Bytes and seconds depend on all code that loads and predicts and on the allocator, not on the network alone.
+        """
 
         def compute() -> dict[str, Tensor]:
             # float64 holds bytes exactly up to 8 PiB; NaN stands for None.
@@ -71,7 +75,11 @@ class Baseline:
                 for key, value in measure().items()
             }
 
-        found, cached = self.cache.get(self._of(images, images_sha256, name), compute)
+        identity = self._of(images, images_sha256, name) | {
+            "package": _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")})))),
+            "allocator": _variables(("MALLOC_", "LD_PRELOAD", "PYTORCH_")),
+        }
+        found, cached = self.cache.get(identity, compute)
         return {key: None if value.isnan() else _number(float(value)) for key, value in found.items()}, cached
 
     def _of(self, images: Tensor, images_sha256: str, what: str) -> dict[str, Any]:
@@ -94,8 +102,12 @@ def numeric_machine(device: torch.device) -> dict[str, Any]:
         "tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32] if cuda else None,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "threads": torch.get_num_threads(),
-        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_NUMERIC_VARIABLES)},
+        "variables": _variables(_NUMERIC_VARIABLES),
     }
+
+
+def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
 
 
 def code_digest(network: nn.Module) -> str | None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from vggtq.config import Config
 from vggtq.data.scene import Scene
 from vggtq.describe import describe_scene
 from vggtq.environment import cpu_name, has_bf16
-from vggtq.measure import PeakMemory, paired_latency
+from vggtq.measure import paired_latency
 from vggtq.metrics.fidelity import Fidelity, grade
 from vggtq.metrics.geometry import change_over_scenes, evaluate, mean_over_scenes
 from vggtq.models.loading import LoadedModel
@@ -37,7 +37,6 @@ class Comparison:
     scenes: list[dict[str, Any]] = field(default_factory=list)
     geometry: list[dict[str, Any]] = field(default_factory=list)
     cached: list[bool] = field(default_factory=list)  # scene by scene: the FP32 outputs came from the cache
-    memory: dict[str, Any] | None = None
     first: Scene | None = None
     depths: tuple[
         Tensor, ...
@@ -58,21 +57,16 @@ class Comparison:
     def add(self, scene: Scene, seconds: dict[str, float | None], steps: Steps) -> None:
         """Predicts one scene with the quantized model, and with FP32 where the cache has no outputs; enters the differences."""
         described = describe_scene(scene)
-        # Only on the first scene: emptying the heap for a measurement takes longer than a small model's prediction.
-        first = self.first is None
-        peaks: dict[str, Any] = {
-            name: PeakMemory(self.device) if first else nullcontext() for name in ("reference", "quantized")
-        }
         seconds.setdefault("predict_reference", None)  # what came from the cache took no prediction
 
         def predict() -> dict[str, Tensor]:
-            with peaks["reference"], timed(seconds, "predict_reference"):
+            with timed(seconds, "predict_reference"):
                 return self.model.predict(scene.images)
 
         reference, cached = self.baseline.outputs(scene.images, described["images_sha256"], predict)
         self.cached.append(cached)
         steps.advance()
-        with peaks["quantized"], timed(seconds, "predict_quantized"):
+        with timed(seconds, "predict_quantized"):
             outputs = self.model.predict(scene.images, self.twin)
         steps.advance()
         self._compare(scene, outputs, reference)
@@ -80,8 +74,8 @@ class Comparison:
         for note in scene.notes:
             log.info("%s: %s", scene.name, note)
             self._notes.append(f"{scene.name}: {note}")
-        if first:
-            self._keep_first(scene, reference, outputs, peaks)
+        if self.first is None:
+            self._keep_first(scene, reference, outputs)
 
     def _compare(self, scene: Scene, outputs: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
         self.fidelity.update(outputs, reference)
@@ -99,25 +93,14 @@ class Comparison:
         }
         self.geometry.append({"scene": scene.name, **pair})
 
-    def _keep_first(
-        self, scene: Scene, reference: dict[str, Tensor], outputs: dict[str, Tensor], peaks: Any
-    ) -> None:
+    def _keep_first(self, scene: Scene, reference: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         self.first = scene
         if "depth" in reference:
             frames = min(self.config.picture_frames, len(scene.images))
             self.depths = tuple(maps["depth"][:frames, ..., 0].clone() for maps in (reference, outputs))
-        quantized, plain_model = peaks["quantized"], peaks["reference"]
-        self.memory = {
-            "peak_rss_bytes": quantized.peak_bytes,
-            "predict_peak_increase_bytes": quantized.increase_bytes,
-            "reference_predict_peak_increase_bytes": plain_model.increase_bytes,  # None: not predicted but read
-            "cuda_peak_bytes": quantized.cuda_peak_bytes,
-            "cuda_predict_increase_bytes": quantized.cuda_increase_bytes,
-            "cuda_reference_predict_increase_bytes": plain_model.cuda_increase_bytes,
-        }
 
     def result(self) -> dict[str, Any]:
-        """dataset, fidelity, geometry and memory of the record."""
+        """dataset, baseline, fidelity and geometry of the record."""
         fidelity: dict[str, Any] = self.fidelity.result()
         for name, metrics in fidelity.items():
             if name != "pose":
@@ -131,7 +114,6 @@ class Comparison:
             "baseline": self._described_baseline(),
             "fidelity": fidelity,
             "geometry": geometry | {"scenes": self.geometry} if geometry["reference"] else None,
-            "memory": self.memory,
         }
 
     def _described_baseline(self) -> dict[str, Any]:

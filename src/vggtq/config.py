@@ -99,6 +99,7 @@ class Config:
     picture_frames: int = 3
     rest: str = "float32"
     save: bool = False
+    fresh_memory: bool = True
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )

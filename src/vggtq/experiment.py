@@ -24,10 +24,8 @@ from vggtq.record import empty_record, error_entry, write_record
 from vggtq.sweep import SWEEP_VARIABLE
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from vggtq.artifact import Saved
     from vggtq.data.scene import Scene
-    from vggtq.models.checkpoint import WeightsInfo
     from vggtq.quant.quantize import Quantization
 
 log = logging.getLogger(__name__)
@@ -76,7 +74,9 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     record["environment"] = env.environment(device, config.seed)
     seconds: dict[str, float | None] = record["seconds"]
 
+    from vggtq import artifact
     from vggtq.comparison import Comparison, timed
+    from vggtq.fresh_memory import compare_memory
     from vggtq.models.loading import share_parameters
     from vggtq.quant.quantize import quantize_
     from vggtq.quant.rest import round_rest_
@@ -100,8 +100,12 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     record["size"] = describe_size(model.module, twin, quantization, config.rest)
     _log_quantization(config.scheme, quantization, record["size"])
 
+    def save(path: Path) -> artifact.Saved:
+        identity = config.model.identity()
+        return artifact.save(twin, path, config.scheme, quantization, model.weights, identity, config.rest)
+
     if config.save:
-        record["artifact"] = _saved(config, folder, twin, quantization, model.weights)
+        record["artifact"] = _saved(save(folder / ARTIFACT))
     notes = [*quantization.notes, *_domain_notes(config)]
     comparison = Comparison(config, model, twin, device)
     for scene in chain([first], scenes):
@@ -111,20 +115,17 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     record["notes"] = [*notes, *comparison.notes]
 
     record["picture"] = comparison.draw(folder / PICTURE)
+    steps.step("measuring memory in processes of their own")
+    with timed(seconds, "memory"):
+        record["memory"] = compare_memory(comparison, save, folder)
     with timed(seconds, "timing"):
         record["latency"] = comparison.latency(steps)
 
 
-def _saved(
-    config: Config, folder: Path, twin: "nn.Module", quantization: "Quantization", weights: "WeightsInfo"
-) -> dict[str, Any]:
-    """Writes the quantized model beside the record; the record's `artifact`."""
-    from vggtq import artifact
-
-    identity, path = config.model.identity(), folder / ARTIFACT
-    saved = artifact.save(twin, path, config.scheme, quantization, weights, identity, config.rest)
-    log.info("model   %s, %.1f MiB", path, saved.file_bytes / 2**20)
-    return {"file": path.name, "file_bytes": saved.file_bytes, "sha256": saved.digest}
+def _saved(saved: "Saved") -> dict[str, Any]:
+    """The record's `artifact`, which lies beside it."""
+    log.info("model   %s, %.1f MiB", saved.path, saved.file_bytes / 2**20)
+    return {"file": saved.path.name, "file_bytes": saved.file_bytes, "sha256": saved.digest}
 
 
 def _scenes(dataset: Any) -> "Iterator[Scene]":

@@ -1,17 +1,15 @@
-"""Cost: paired latency and peak memory.
+"""Cost: paired latency, and the memory of this process.
 
 Latency is measured in pairs within one process: reference and quantized model alternate, and who goes first alternates too, so
 that drift of the clock, of the caches and of the machine's other work hits both alike. A speed-up is the median of the ratios
 within pairs; all samples are kept.
 """
 
-import contextlib
-import ctypes
-import gc
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +24,8 @@ def paired_latency(
     device: torch.device,
 ) -> dict[str, Any]:
     """Times both, `rounds` pairs after `warmup` pairs. Returns the entry of one reference in the record's `latency`."""
-    for _ in range(warmup):
-        _timed(reference, device)
-        _timed(quantized, device)
-    reference_ms, quantized_ms = [], []
-    for round_ in range(rounds):
-        if round_ % 2 == 0:
-            reference_ms.append(_timed(reference, device))
-            quantized_ms.append(_timed(quantized, device))
-        else:
-            quantized_ms.append(_timed(quantized, device))
-            reference_ms.append(_timed(reference, device))
+    samples = interleaved_latency({"reference": reference, "quantized": quantized}, rounds, warmup, device)
+    reference_ms, quantized_ms = samples["reference"], samples["quantized"]
     ratios = [r / q for r, q in zip(reference_ms, quantized_ms, strict=True)]
     low, high = quartiles(ratios)
     return {
@@ -47,6 +36,31 @@ def paired_latency(
         "speedup_q25": low,
         "speedup_q75": high,
     }
+
+
+def interleaved_latency(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+    slow: float | None = None,
+) -> dict[str, list[float]]:
+    """Milliseconds of every call, once per round, in an order that rotates from round to round.
+
+    With `slow`, a call that took more than `slow` times the first one's in the last warm-up runs in the first 3 rounds only.
+    """
+    names = list(calls)
+    warm = dict.fromkeys(names, math.inf)
+    for _ in range(warmup):
+        warm = {name: _timed(calls[name], device) for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(rounds):
+        first = round_ % len(names)
+        for name in names[first:] + names[:first]:
+            dragging = slow is not None and warm[name] > slow * warm[names[0]]
+            if not dragging or round_ < 3:
+                samples[name].append(_timed(calls[name], device))
+    return samples
 
 
 def quartiles(samples: list[float]) -> tuple[float, float]:
@@ -67,51 +81,24 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-class PeakMemory:
-    """Peak memory within a `with` block: resident memory of the process, and on CUDA what torch allocated.
-
-    peak_bytes: the highest level; increase_bytes: above the level at entry. Linux lets a process reset its peak; elsewhere the
-    peak since the start of the process is all there is, and the increase is None.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.increase_bytes: int | None = None
-        self.cuda_peak_bytes: int | None = None
-        self.cuda_increase_bytes: int | None = None
-
-    def __enter__(self) -> "PeakMemory":
-        _release_free_memory()  # so that what an earlier prediction left behind does not hide what this one needs
-        self._resettable = _reset_peak()
-        self._before = _status_bytes("VmRSS")
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._cuda_before = torch.cuda.memory_allocated(self.device)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        peak = _status_bytes("VmHWM")
-        if self._resettable and peak is not None and self._before is not None:
-            self.increase_bytes = max(0, peak - self._before)
-        if self.device.type == "cuda":
-            self.cuda_peak_bytes = torch.cuda.max_memory_allocated(self.device)
-            self.cuda_increase_bytes = self.cuda_peak_bytes - self._cuda_before
-        self.peak_bytes = peak if peak is not None else _lifetime_peak()
-
-
-def _release_free_memory() -> None:
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-def _reset_peak() -> bool:
+def reset_peak() -> bool:
+    """Makes the peak of resident memory start anew; False where the system does not allow it (only Linux does)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return True
     except OSError:
         return False
+
+
+def rss_bytes() -> int | None:
+    """Resident memory of this process now; None where the system does not tell."""
+    return _status_bytes("VmRSS")
+
+
+def peak_rss_bytes() -> int:
+    """The highest resident memory since `reset_peak`, or since the process started where that is not possible."""
+    peak = _status_bytes("VmHWM")
+    return peak if peak is not None else _lifetime_peak()
 
 
 def _status_bytes(key: str) -> int | None:

@@ -8,8 +8,6 @@ and files are written to a temporary name and renamed, so that no reader sees a 
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +16,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from vggtq.safetensors_file import write_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +75,9 @@ class TensorCache:
 
     def _store(self, path: Path, text: str, tensors: Tensors) -> None:
         try:
-            _write(path, text, tensors)
-        except (OSError, SafetensorError) as error:
+            header = {"format": FORMAT, "identity": text, "digest": _digest(tensors)}
+            write_safetensors(path, tensors, header)
+        except OSError as error:
             self._give_up("written", error)
 
     def _give_up(self, what: str, error: Exception) -> None:
@@ -100,18 +100,6 @@ def _read(path: Path, identity: str) -> Tensors:
     if header.get("digest") != _digest(tensors):
         raise ValueError("its content does not match its digest")
     return tensors
-
-
-def _write(path: Path, identity: str, tensors: Tensors) -> None:
-    header = {"format": FORMAT, "identity": identity, "digest": _digest(tensors)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".cache-", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _digest(tensors: Tensors) -> str:

@@ -47,7 +47,16 @@ SIZES = {
     "quantized_parameters": "parameters",
     "parameters": "parameters",
 }
-MEMORY = ("peak_rss_bytes", "predict_peak_increase_bytes", "cuda_peak_bytes")
+# Of one process each, which loads a model and predicts the first scene once.
+MEMORY = {
+    f"memory.{side}.{name}": f"bytes, {whose} in a process of its own: {meaning}"
+    for side, whose in (("quantized", "quantized model"), ("reference", "FP32 model"))
+    for name, meaning in (
+        ("peak_rss_bytes", "highest resident memory while loading and predicting"),
+        ("rss_before_load_bytes", "resident memory of Python, torch and the images before loading"),
+        ("cuda_peak_bytes", "most that torch had allocated on the GPU"),
+    )
+}
 REFERENCES = ("fp32", "bf16")
 
 
@@ -93,7 +102,7 @@ def _columns() -> dict[str, str]:
                 columns[f"{reference}.{side}_ms_{statistic}"] = (
                     f"milliseconds, {side} side of the {name} pairs"
                 )
-    columns |= dict.fromkeys(MEMORY, "bytes")
+    columns |= MEMORY
     columns["mean_relative_error"] = "arithmetic mean of the five relative errors"
     columns["grade"] = "worst of the five grades on relative error"
     columns["non_finite"] = "NaN or infinite values in the five outputs"

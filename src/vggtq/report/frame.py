@@ -28,7 +28,7 @@ def record_row(record: Record) -> Row:
     row["simulated"] = _simulated(record)
     for reference in REFERENCES:
         row |= _latency(reference, dig(record, "latency", "references", reference))
-    row |= {name: number(dig(record, "memory", name)) for name in MEMORY}
+    row |= {name: number(dig(record, *name.split("."))) for name in MEMORY}
     row |= _fidelity(record)
     for side in ("quantized", "reference", "change"):
         row |= _numbers(f"geometry.{side}", dig(record, "geometry", side))

@@ -125,9 +125,13 @@ TEXTS: dict[str, tuple[str, str]] = {
         "速度      {name} {reference} ms，量化后 {quantized} ms，加速比 {speedup}",
     ),
     "line.untimed": ("speed     not timed", "速度      未计时"),
-    "line.memory": (
-        "memory    peak RSS {rss} MiB, increase while predicting {increase} MiB, CUDA peak {cuda} MiB",
-        "内存      RSS 峰值 {rss} MiB，推理时增加 {increase} MiB，CUDA 峰值 {cuda} MiB",
+    "line.memory.rss": (
+        "memory    peak RSS {quantized} MiB, FP32 {reference} MiB, of which {base} MiB before loading (one process each)",
+        "内存      RSS 峰值 {quantized} MiB，FP32 {reference} MiB，其中加载前 {base} MiB（各用独立进程）",
+    ),
+    "line.memory.cuda": (
+        "memory    CUDA peak {quantized} MiB, FP32 {reference} MiB (one process each)",
+        "内存      CUDA 峰值 {quantized} MiB，FP32 {reference} MiB（各用独立进程）",
     ),
     "line.error": (
         "error     mean relative error {error}, worst grade {grade}",

@@ -23,6 +23,7 @@ from vggtq.report.wording import (
 )
 
 _WIDTH = 100
+MEMORY_PEAKS = {"rss": "peak_rss_bytes", "cuda": "cuda_peak_bytes"}
 
 
 def heading(title: str, mark: str = "=") -> list[str]:
@@ -61,8 +62,7 @@ def row_text(row: Row, t: Translate) -> list[str]:
     times = {"x_fp32": fixed(row["compression_vs_fp32"]), "x_fp16": fixed(row["compression_vs_fp16"])}
     lines.append(t("line.size", **sizes, **times, bits=fixed(row["bits_per_weight"])))
     lines += _speed(row, t)
-    increase, cuda = mib(row["predict_peak_increase_bytes"]), mib(row["cuda_peak_bytes"])
-    lines.append(t("line.memory", rss=mib(row["peak_rss_bytes"]), increase=increase, cuda=cuda))
+    lines.append(_memory(row, t))
     lines.append(t("line.error", error=short(row["mean_relative_error"]), grade=grade(row, t)))
     headings = [t("output"), *METRICS, *(t(name) for name in ("non_finite", "identical", "grade"))]
     lines += aligned([headings, *([output, *_metrics(row, output, t)] for output in OUTPUTS)])
@@ -84,6 +84,14 @@ def _speed(row: Row, t: Translate) -> list[str]:
             }
             lines.append(t("line.speed", name=name.upper(), speedup=speedup(row, name), **milliseconds))
     return lines or [t("line.untimed")]
+
+
+def _memory(row: Row, t: Translate) -> str:
+    """Peaks of both models; the level before loading belongs to Python and torch."""
+    where = "cuda" if row["memory.quantized.cuda_peak_bytes"] is not None else "rss"
+    peaks = {side: mib(row[f"memory.{side}.{MEMORY_PEAKS[where]}"]) for side in ("quantized", "reference")}
+    base = mib(row["memory.quantized.rss_before_load_bytes"])
+    return t(f"line.memory.{where}", **peaks, base=base)
 
 
 def _metrics(row: Row, output: str, t: Translate) -> list[str]:

@@ -1,0 +1,133 @@
+"""Memory of a model in a process of its own: against the system's own account of a child process, and within a run."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from test_run import recorded
+from vggtq import artifact, fresh_memory
+from vggtq.config import compose, validated
+from vggtq.peak_memory import read_images
+from vggtq.quant.quantize import Quantization
+from vggtq.safetensors_file import write_safetensors
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of over 100 MiB, so that its weights stand out from what torch itself takes."""
+    wide = "model.architecture.aggregator={img_size:56,embed_dim:768,depth:4,num_heads:2}"
+    small = [f"model.architecture.{part}" for part in (
+        "patch_embed={img_size:56,embed_dim:768,depth:1,num_heads:2}",
+        "camera_head={trunk_depth:1,num_heads:4}",
+        "dpt={features:16,out_channels:[8,8,16,16],intermediate_layer_idx:[0,1,2,3]}",
+    )]  # fmt: skip
+    config = validated(compose(["model=vggt_small", "model.image_size=56", wide, *small]))
+    model = config.model.load(torch.device("cpu"))
+    path = tmp_path_factory.mktemp("large") / "model.safetensors"
+    identity = config.model.identity()
+    artifact.save(model.module, path, fresh_memory.FLOAT32, Quantization(), model.weights, identity)
+    assert path.stat().st_size > 100 * MIB
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    path = tmp_path / "images.safetensors"
+    write_safetensors(path, {"images": torch.rand(2, 3, 56, 56)}, {})
+    return path
+
+
+def measured(model: Path, images: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vggtq.peak_memory", f"model={model}", f"images={images}", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_weights_are_in_the_peak_and_nothing_is_hidden(large: Path, images: Path) -> None:
+    done = measured(large, images, "threads=1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    weights = large.stat().st_size
+    assert found["rss_loaded_bytes"] - found["rss_before_load_bytes"] == pytest.approx(weights, rel=0.25)
+    assert found["load_peak_rss_bytes"] >= found["rss_loaded_bytes"] - MIB
+    assert found["peak_rss_bytes"] == max(found["load_peak_rss_bytes"], found["predict_peak_rss_bytes"])
+    # The kernel's account of the largest child: an independent clock of the same peak.
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert found["peak_rss_bytes"] <= 1.03 * largest  # kernels count pages in batches
+    assert found["peak_rss_bytes"] > weights
+    assert found["cuda_peak_bytes"] is None
+    assert found["load_seconds"] > 0 and found["predict_seconds"] > 0
+
+
+def test_bfloat16_weights_take_less_once_loaded(large: Path, images: Path) -> None:
+    half, whole = (
+        json.loads(measured(large, images, "threads=1", f"precision={precision}").stdout)["rss_loaded_bytes"]
+        for precision in ("bfloat16", "float32")
+    )
+    assert half < whole - 0.3 * large.stat().st_size
+
+
+def test_a_folder_of_photographs_is_read_at_the_model_s_size(large: Path, tmp_path: Path) -> None:
+    for i in range(2):
+        Image.new("RGB", (120, 80), (40 * i, 90, 10)).save(tmp_path / f"{i}.png")
+    assert read_images(tmp_path, large).shape == (2, 3, 42, 56)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "nothing.safetensors"}, "nothing.safetensors: no such file"),
+        ({"images": "nothing"}, "nothing"),
+        ({"precision": "float8"}, "precision=float8 is not one of float32, bfloat16"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_mistakes_are_one_line(change: dict[str, str], message: str, large: Path, images: Path) -> None:
+    options = {"model": str(large), "images": str(images)} | change
+    command = [sys.executable, "-m", "vggtq.peak_memory", *(f"{k}={v}" for k, v in options.items())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_measures_both_models_and_fp32_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    original = fresh_memory.measure_in_process
+
+    def counted(model: Path, *rest: Any) -> fresh_memory.Numbers:
+        started.append(artifact.read_header(model).scheme.name)
+        return original(model, *rest)
+
+    monkeypatch.setattr(fresh_memory, "measure_in_process", counted)
+    overrides = ("fresh_memory=true", f"baseline_cache={tmp_path / 'cache'}")
+    first = recorded(tmp_path / "a", *overrides, "scheme=int8_symmetric")["memory"]
+    second = recorded(tmp_path / "b", *overrides, "scheme=int4_group", "group_size=32")["memory"]
+    assert started == ["int8_symmetric", "fp32", "int4_group"]
+    assert (first["reference"].pop("cached"), second["reference"].pop("cached")) == (False, True)
+    assert first["reference"] == second["reference"]
+    assert first["frames"] == 2 and first["size"] and first["reason"] is None
+    for numbers in (first["quantized"], second["quantized"], first["reference"]):
+        assert numbers["peak_rss_bytes"] > numbers["rss_before_load_bytes"] > 50 * MIB
+    assert not [p for folder in "ab" for p in (tmp_path / folder).glob(".memory-*")]
+
+
+def test_a_measurement_that_dies_leaves_null_and_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh_memory.sys, "executable", "/bin/false")
+    record = recorded(tmp_path, "fresh_memory=true")
+    assert record["status"] == "ok"
+    memory = record["memory"]
+    assert memory["quantized"] is None and memory["reference"] is None
+    assert "ended with status 1" in memory["reason"]
