@@ -3,6 +3,8 @@
 python -m vggtq.export scheme=int4_group group_size=64 out=model.safetensors
 """
 
+import contextlib
+import ctypes
 import logging
 import sys
 from collections.abc import Sequence
@@ -24,9 +26,14 @@ if TYPE_CHECKING:
 
     from vggtq.artifact import Saved
     from vggtq.models.checkpoint import WeightsInfo
+    from vggtq.quant.linear import QuantLinear
+    from vggtq.quant.packed import PackedWeight
     from vggtq.quant.quantize import Quantization
+    from vggtq.quant.scheme import Activations
 
 log = logging.getLogger(__name__)
+
+LAYERS_PER_TRIM = 8  # what is kept lies scattered among temporaries, whose pages would stay with the process
 
 HELP = """Writes a quantized model: one safetensors file with packed weights, scales, and the recipe.
 
@@ -83,11 +90,33 @@ def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantizat
             # What is kept must not keep the file mapped.
             return tensor if id(parameter) in selected else tensor.clone()
 
-        quantization = quantize_(skeleton, config.scheme, on_layer=steps.at, fetch=fetch)
+        def on_layer(done: int, total: int) -> None:
+            steps.at(done, total)
+            if done % LAYERS_PER_TRIM == 0:
+                _release_free_memory()
+
+        quantization = quantize_(
+            skeleton, config.scheme, on_layer=on_layer, fetch=fetch, linear=_unprepared_linear
+        )
     stream.close()
     round_rest_(skeleton, config.rest)
     fingerprint = combined_fingerprint({name: future.result() for name, future in digests.items()})
     return skeleton.eval(), quantization, stream.info(fingerprint)
+
+
+def _unprepared_linear(
+    packed: "PackedWeight", bias: "nn.Parameter | None", activations: "Activations"
+) -> "QuantLinear":
+    """A layer that keeps the weight as it is stored: no kernel will run, so none lays it out."""
+    from vggtq.quant.linear import ReferenceLinear
+
+    return ReferenceLinear(packed, bias, activations)
+
+
+def _release_free_memory() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def command(argv: Sequence[str]) -> None:

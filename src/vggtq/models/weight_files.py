@@ -22,7 +22,7 @@ from vggtq.models.weight_source import describe, quiet
 log = logging.getLogger(__name__)
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-TENSORS_PER_MAPPING = 24
+BYTES_PER_MAPPING = 2**26
 SHARD = re.compile(r"[^/\\:\0]+\.safetensors")
 WRAPPERS = ("model", "state_dict")
 
@@ -47,20 +47,21 @@ class StoredTensors:
 
 
 class TensorReader:
-    """Tensors by name, in any order. Each is valid until some later ones have been read."""
+    """Tensors by name, in any order. One that is kept keeps its part of the file in memory; a clone does not."""
 
     def __init__(self, stored: StoredTensors) -> None:
-        self._stored, self._reads = stored, 0
+        self._stored, self._bytes = stored, 0
         self._open = ExitStack()
         self._get: Getter | None = None
 
     def get(self, name: str) -> Tensor:
         # Mapped anew every few tensors: pages of one long mapping would count as a second copy in memory.
-        if self._get is None or self._reads % TENSORS_PER_MAPPING == 0:
+        if self._get is None or self._bytes > BYTES_PER_MAPPING:
             self.close()
-            self._get = self._open.enter_context(self._stored.map())
-        self._reads += 1
-        return self._get(name)
+            self._get, self._bytes = self._open.enter_context(self._stored.map()), 0
+        tensor = self._get(name)
+        self._bytes += tensor.numel() * tensor.element_size()
+        return tensor
 
     def close(self) -> None:
         self._get = None

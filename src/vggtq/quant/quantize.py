@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -47,6 +48,7 @@ class Quantization:
 
 Fetch = Callable[[Tensor], Tensor]
 """The values of a parameter; for models on the meta device, whose weights are read when their turn comes."""
+LinearFactory = Callable[[PackedWeight, nn.Parameter | None, Activations], QuantLinear]
 
 
 def quantize_(
@@ -55,13 +57,15 @@ def quantize_(
     first_last: Sequence[str] | None = None,
     on_layer: Callable[[int, int], None] | None = None,
     fetch: Fetch | None = None,
+    linear: LinearFactory = quantized_linear,
 ) -> Quantization:
     """Replaces the layers of `model` that `scheme` selects, in place; works on any module.
 
     Parameters that stay in float are neither copied nor converted; a layer's float weight is released as soon as its
     replacement stands in its place, unless somebody else holds it. `first_last` names the layers that skip_first_last keeps;
     without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer. With
-    `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other.
+    `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other. `linear`
+    makes the layers; the default chooses the fastest backend for the device.
 
     Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
     """
@@ -73,7 +77,8 @@ def quantize_(
     def packed(weight: WeightOf) -> PackedWeight:
         return shared.packed(weight, layer_weights(scheme, weight.name))
 
-    _replace_(model, selection.replace, packed, scheme.activations, result, fetch or _itself, on_layer)
+    make = partial(linear, activations=scheme.activations)
+    _replace_(model, selection.replace, packed, make, result, fetch or _itself, on_layer)
     result.seconds = time.perf_counter() - started
     return result
 
@@ -91,7 +96,8 @@ def restore_(
     that the model does not have.
     """
     result = Quantization()
-    _replace_(model, named_weights(model, names), packed, activations, result, fetch)
+    make = partial(quantized_linear, activations=activations)
+    _replace_(model, named_weights(model, names), packed, make, result, fetch)
     return result
 
 
@@ -103,7 +109,7 @@ def _replace_(
     model: nn.Module,
     modules: list[list[WeightOf]],
     packed: Callable[[WeightOf], PackedWeight],
-    activations: Activations,
+    make: Callable[[PackedWeight, nn.Parameter | None], QuantLinear],
     result: Quantization,
     fetch: Fetch,
     on_layer: Callable[[int, int], None] | None = None,
@@ -120,7 +126,7 @@ def _replace_(
             )
         codes = [packed(weight) for weight in own]
         fetch_parameters_(module, fetch, {id(weight.parameter) for weight in own})
-        new = _replacement(module, own, codes, activations, result)
+        new = _replacement(module, own, codes, make, result)
         for parent, name in places[id(module)]:
             setattr(parent, name, new)
         if on_layer is not None:
@@ -187,18 +193,18 @@ def _replacement(
     module: nn.Module,
     own: list[WeightOf],
     codes: list[PackedWeight],
-    activations: Activations,
+    make: Callable[[PackedWeight, nn.Parameter | None], QuantLinear],
     result: Quantization,
 ) -> nn.Module:
     """The quantized counterpart of one module; its layers are entered into the result."""
     new: nn.Module
     parts: list[QuantLinear | QuantConv]
     if isinstance(module, nn.MultiheadAttention):
-        in_proj = quantized_linear(codes[0], module.in_proj_bias, activations)
-        out_proj = quantized_linear(codes[1], module.out_proj.bias, activations)
+        in_proj = make(codes[0], module.in_proj_bias)
+        out_proj = make(codes[1], module.out_proj.bias)
         new, parts = QuantMultiheadAttention(module, in_proj, out_proj), [in_proj, out_proj]
     elif isinstance(module, nn.Linear):
-        linear = quantized_linear(codes[0], module.bias, activations)
+        linear = make(codes[0], module.bias)
         new, parts = linear, [linear]
     else:
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
