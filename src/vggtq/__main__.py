@@ -1,4 +1,4 @@
-"""`vggtq run …` and `vggtq report …`: the same as python -m vggtq.run and python -m vggtq.report."""
+"""`vggtq run …`, `vggtq report …` and so on: the same as python -m vggtq.run, python -m vggtq.report, …"""
 
 import runpy
 import sys
@@ -6,13 +6,16 @@ import sys
 from vggtq import __version__
 from vggtq.errors import did_you_mean
 
-COMMANDS = {"run": "vggtq.run", "report": "vggtq.report"}
+COMMANDS = {name: f"vggtq.{name}" for name in ("run", "report", "export", "predict", "push", "pull")}
 USAGE = f"""vggtq {__version__}: which quantization of VGGT should you ship?
 
   vggtq run scheme=int4_group group_size=64     quantize, compare with FP32, leave a record
   vggtq run +experiment=eight_schemes           a sweep, one folder per run
   vggtq report                                  tables and charts from all records below outputs/
-  vggtq run --help, vggtq report --help         all options
+  vggtq export scheme=int4_group out=model.safetensors        the quantized model as one file
+  vggtq predict model=model.safetensors images=DIR out=DIR    depth, cameras and a point cloud from it
+  vggtq push FILE owner/name, vggtq pull owner/name           to and from the Hugging Face hub
+  vggtq run --help, vggtq predict --help, …                   all options
 """
 
 

@@ -28,9 +28,12 @@ class Terminated(KeyboardInterrupt):
 
 
 def parse(argv: Sequence[str], options: type[T], positional: str | None = None) -> T:
-    """The options that `argv` sets. Positional arguments are added to the list `positional`. Raises ConfigError."""
+    """The options that `argv` sets. Positional arguments are added to the list `positional`. Raises ConfigError.
+
+    A field with the metadata `positional` is no option; one without default has the metadata `example`, for the message.
+    """
     hints = get_type_hints(options)
-    known = [f.name for f in fields(options)]  # type: ignore[arg-type]
+    known = [f.name for f in fields(options) if not f.metadata.get("positional")]  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     words: list[str] = []
     for argument in argv:
@@ -91,7 +94,8 @@ def _number(key: str, value: str, kind: type) -> Any:
 def _check_required(options: type, given: dict[str, Any]) -> None:
     for field in fields(options):
         if field.default is MISSING and field.default_factory is MISSING and not given.get(field.name):
-            raise ConfigError(f"{field.name} is missing; {field.metadata['example']}")
+            what = "the arguments are" if field.metadata.get("positional") else f"{field.name} is"
+            raise ConfigError(f"{what} missing; {field.metadata['example']}")
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> None:
@@ -118,7 +122,8 @@ def execute(argv: Sequence[str], text: str, work: Callable[[Sequence[str]], None
     except VggtqError as error:
         return _fail(" ".join(str(error).split()))
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and the disk")
+        reason = " ".join(str(error.strerror or error).split())
+        return _fail(f"{error.filename or 'a file'}: {reason}; check the path and the disk")
     except KeyboardInterrupt as interruption:
         print("interrupted; no file was left half written", file=sys.stderr)
         return 143 if isinstance(interruption, Terminated) else 130
