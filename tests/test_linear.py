@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from vggtq.quant import cpu_linear
 from vggtq.quant.backends import linear_backend
 from vggtq.quant.cpu_linear import FbgemmHalfLinear, OneDnnInt8Linear, onednn_activation_bits
-from vggtq.quant.cuda_linear import IntMatmulLinear
 from vggtq.quant.linear import ReferenceLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Activations, Weights
@@ -116,25 +115,6 @@ def test_a_row_of_zeros_gives_the_bias_and_a_nan_stays_in_its_row() -> None:
     assert torch.isfinite(out[2]).all()
 
 
-def test_int_matmul_scales_and_pads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CUDA path, with the product itself replaced by exact integers that insist on CUDA's rules."""
-
-    def exact(a: Tensor, b: Tensor) -> Tensor:
-        assert a.dtype == b.dtype == torch.int8
-        assert a.shape[0] > 16
-        assert a.shape[1] % 8 == b.shape[1] % 8 == 0
-        return (a.to(torch.int64) @ b.to(torch.int64)).to(torch.int32)
-
-    monkeypatch.setattr(torch, "_int_mm", exact)
-    packed = pack_weight(draw("gaussian", 24, 64, seed=1), Weights())
-    bias = nn.Parameter(torch.randn(24))
-    for tokens in (1, 16, 17, 40):
-        x = draw("outliers", tokens, 64, seed=tokens)
-        layer = IntMatmulLinear(packed, bias, DYNAMIC)
-        torch.testing.assert_close(layer(x), ReferenceLinear(packed, bias, DYNAMIC)(x), rtol=1e-4, atol=1e-4)
-        assert torch.equal(layer.weight_tensors()["codes"], packed.codes)
-
-
 def test_half_weights_are_multiplied_in_float32() -> None:
     if not FbgemmHalfLinear.supports(Weights("float16", 16, granularity="none"), Activations(), (8, 16), CPU):
         pytest.skip("this torch has no fbgemm")
@@ -163,9 +143,6 @@ def test_leading_axes_and_dtypes_pass_through(shape: tuple[int, ...], activation
     [
         (Weights(), Activations(), "cpu", "reference"),
         (Weights(bits=4, granularity="group", group_size=32), DYNAMIC, "cpu", "reference"),
-        (Weights(), DYNAMIC, "cuda", "int_mm"),
-        (Weights(symmetric=False), DYNAMIC, "cuda", "reference"),
-        (Weights("bfloat16", 16, granularity="none"), Activations(), "cuda", "cuda_half"),
         (Weights("bfloat16", 16, granularity="none"), Activations(), "cpu", "reference"),
     ],
 )
@@ -173,10 +150,6 @@ def test_backends_are_chosen_by_what_they_compute(
     spec: Weights, activations: Activations, device: str, expected: str
 ) -> None:
     assert linear_backend(spec, activations, (64, 64), torch.device(device)).backend == expected
-
-
-def test_cuda_shapes_that_int_mm_refuses_go_to_the_reference() -> None:
-    assert linear_backend(Weights(), DYNAMIC, (9, 64), torch.device("cuda")) is ReferenceLinear
 
 
 def test_without_the_operator_the_reference_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

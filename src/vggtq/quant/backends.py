@@ -5,13 +5,17 @@ from torch import nn
 
 from vggtq.quant.cpu_linear import FbgemmHalfLinear, OneDnnInt8Linear
 from vggtq.quant.cuda_linear import CudaHalfLinear, IntMatmulLinear
+from vggtq.quant.cuda_triton import Float8Linear, PackedWeightLinear, TritonInt8Linear
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
 LINEAR_BACKENDS: tuple[type[QuantLinear], ...] = (
     OneDnnInt8Linear,
+    TritonInt8Linear,
     IntMatmulLinear,
+    Float8Linear,
+    PackedWeightLinear,
     FbgemmHalfLinear,
     CudaHalfLinear,
     ReferenceLinear,

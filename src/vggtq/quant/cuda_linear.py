@@ -1,17 +1,21 @@
-"""Linear layers on what torch has for packed weights on CUDA: int8 products and half-precision weights."""
+"""Linear layers on what torch itself has for CUDA: half-precision weights, and int8 products where Triton does not run."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggtq.quant.activations import token_codes, token_scales
+from vggtq.quant.activations import token_scales
+from vggtq.quant.cuda_support import output_dtype, triton_problem
 from vggtq.quant.linear import QuantLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
 
 class IntMatmulLinear(QuantLinear):
-    """W8A8 through torch._int_mm (int8 × int8 → int32), scales applied after. For CUDA; the CPU's version is only slow."""
+    """W8A8 through torch._int_mm (int8 × int8 → int32), scales applied in passes of their own over the sums.
+
+    For CUDA without Triton, whose kernel needs no such passes (`TritonInt8Linear`); the CPU's _int_mm is only slow.
+    """
 
     backend = "int_mm"
     _MIN_ROWS = 17  # what the CUDA kernel asks for
@@ -42,14 +46,17 @@ class IntMatmulLinear(QuantLinear):
         }
 
     def multiply(self, rows: Tensor) -> Tensor:
-        rows32 = rows.to(torch.float32)
-        scale = token_scales(rows32, self.activations.bits)
-        codes = (token_codes(rows32, scale, 128, torch.int16) - 128).to(torch.int8)
+        scale = token_scales(rows, self.activations.bits)
+        codes = torch.round(rows / scale).to(torch.int8)
         if (missing := self._MIN_ROWS - codes.shape[0]) > 0:
             codes = F.pad(codes, (0, 0, 0, missing))
         sums = torch._int_mm(codes, self.get_buffer("codes").t())[: rows.shape[0]]
-        out = sums.to(torch.float32) * scale * self.scale.to(torch.float32).flatten()
-        return (out if self.bias is None else out + self.bias).to(rows.dtype)
+        out = (sums * scale).mul_(self.scale.to(torch.float32).flatten())
+        return (out if self.bias is None else out.add_(self.bias)).to(output_dtype(rows.dtype, rows.device))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return () if (problem := triton_problem()) is None else (problem,)
 
 
 class CudaHalfLinear(QuantLinear):
@@ -65,7 +72,7 @@ class CudaHalfLinear(QuantLinear):
     def supports(
         spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
     ) -> bool:
-        return spec.is_float and device.type == "cuda"
+        return spec.format in ("float16", "bfloat16") and device.type == "cuda"
 
     def weight_tensors(self) -> dict[str, Tensor]:
         return {"codes": self.get_buffer("codes")}
@@ -73,4 +80,4 @@ class CudaHalfLinear(QuantLinear):
     def multiply(self, rows: Tensor) -> Tensor:
         weight = self.get_buffer("codes")
         bias = None if self.bias is None else self.bias.to(weight.dtype)
-        return F.linear(rows.to(weight.dtype), weight, bias).to(rows.dtype)
+        return F.linear(rows.to(weight.dtype), weight, bias).to(output_dtype(rows.dtype, rows.device))
