@@ -26,6 +26,7 @@ from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_di
 from vggtq.models.loading import LoadedModel, model_of
 from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import describe
+from vggtq.quant.layers import QuantConv
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import Quantization, restore_
 from vggtq.quant.scheme import Activations, Layers, Mixed, Scheme, Weights
@@ -281,7 +282,7 @@ def _layer_entries(module: nn.Module, quantization: Quantization) -> tuple[Layer
 
 def _linear(module: nn.Module, name: str) -> Any:
     layer = module.get_submodule(name)
-    return getattr(layer, "rows", layer)
+    return layer.rows if isinstance(layer, QuantConv) else layer
 
 
 def _digest(header: str, tensors: Mapping[str, str]) -> str:

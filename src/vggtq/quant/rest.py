@@ -27,10 +27,11 @@ def round_rest_(model: nn.Module, dtype: str) -> None:
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
-    new = tensor.detach().to(dtype).to(tensor.dtype)
+    exact = tensor.detach()
+    new = exact.to(dtype).to(tensor.dtype)
     if not torch.isfinite(new).all():
         raise QuantizationError(
-            f"{name}: the largest value, {float(tensor.abs().amax()):.3g}, is beyond {dtype}'s "
+            f"{name}: the largest value, {float(exact.abs().amax()):.3g}, is beyond {dtype}'s "
             f"{torch.finfo(dtype).max:.3g}; use rest=bfloat16 or rest=float32"
         )
     return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new

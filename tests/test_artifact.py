@@ -1,0 +1,312 @@
+"""The quantized model as a file: what is loaded is what was saved, and what is not right is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_vggt import inputs
+from test_run import TINY, recorded
+from torch import Tensor, nn
+
+import vggtq
+from vggtq import artifact
+from vggtq.config import Config, compose, options, validated
+from vggtq.errors import QuantizationError, WeightsError
+from vggtq.export import command, export, quantize_stream
+from vggtq.models.checkpoint import WeightsInfo
+from vggtq.models.loading import LoadedModel, share_parameters
+from vggtq.progress import Steps
+from vggtq.quant.quantize import quantize_
+from vggtq.quant.rest import round_rest_
+from vggtq.quant.scheme import Layers, Scheme, Weights
+from vggtq.quant.size import stored_bytes
+
+SCHEMES = [name for name in options("scheme") if name != "fp32"]
+ALL_TYPES = "scheme.layers.types=[Linear,MultiheadAttention,Conv2d,ConvTranspose2d]"
+NOWHERE = WeightsInfo("seed 0", "random", "0" * 64, random=True)
+
+
+def config(*overrides: str) -> Config:
+    return validated(compose([*TINY, *overrides]))
+
+
+def quantized(settings_: Config) -> tuple[LoadedModel, nn.Module, artifact.Quantization]:
+    loaded = settings_.model.load(torch.device("cpu"))
+    twin = share_parameters(loaded.module)
+    result = quantize_(twin, settings_.scheme)
+    round_rest_(twin, settings_.rest)
+    return loaded, twin, result
+
+
+def saved(settings_: Config, path: Path) -> tuple[LoadedModel, nn.Module]:
+    loaded, twin, result = quantized(settings_)
+    artifact.save(
+        twin, path, settings_.scheme, result, loaded.weights, settings_.model.identity(), settings_.rest
+    )
+    return loaded, twin
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return inputs("square")[0][0]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    saved(config("scheme=int4_group", "group_size=16"), path)
+    return path
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("rest", ["float32", "float16", "bfloat16"])
+def test_loaded_model_predicts_what_the_saved_one_did(tmp_path: Path, scheme: str, rest: str) -> None:
+    path = tmp_path / "model.safetensors"
+    settings_ = config(f"scheme={scheme}", f"rest={rest}", ALL_TYPES, "scheme.layers.skip_first_last=false")
+    loaded, twin = saved(settings_, path)
+    again = vggtq.load(path)
+    pictures = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    expected, got = loaded.predict(pictures, twin), again.predict(pictures)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+    assert again.weights == loaded.weights
+    assert again.header.scheme == settings_.scheme
+    assert again.header.label == settings_.scheme.label
+
+
+@pytest.mark.parametrize("rest", ["float32", "float16"])
+@pytest.mark.parametrize("bits", ["2", "3", "4", "8"])
+def test_the_file_is_as_large_as_the_record_says(tmp_path: Path, bits: str, rest: str) -> None:
+    path = tmp_path / "model.safetensors"
+    settings_ = config(
+        "scheme=int4_group", f"bits={bits}", f"rest={rest}", "scheme.weights.symmetric=false", ALL_TYPES
+    )
+    _, twin = saved(settings_, path)
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert path.stat().st_size - header == stored_bytes(twin, getattr(torch, rest))
+
+
+def test_any_reader_of_safetensors_finds_packed_codes_and_the_names_of_the_float_model(file: Path) -> None:
+    tensors = load_file(file)
+    model = config().model.skeleton()
+    name = "aggregator.frame_blocks.0.attn.qkv"
+    layer = model.get_submodule(name)
+    assert tensors[f"{name}.codes"].dtype == torch.uint8
+    assert tensors[f"{name}.codes"].shape == (layer.out_features, layer.in_features // 2)
+    assert tensors[f"{name}.scale"].shape == (layer.out_features, layer.in_features // 16)
+    floats = {key for key in tensors if not key.endswith((".codes", ".scale", ".zero_point"))}
+    assert floats < set(model.state_dict())
+    assert f"{name}.weight" not in tensors
+
+
+def test_streaming_gives_the_same_file_as_quantizing_the_whole_model(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    checkpoint = tmp_path / "float.safetensors"
+    model = config().model.load(torch.device("cpu")).module
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, checkpoint)
+    settings_ = config(f"model.source={checkpoint}", "scheme=int4_group", "rest=float16", ALL_TYPES)
+    saved(settings_, one)
+    export(settings_, other, Steps())
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=vggt_small", "model.track_head=true"],
+        ["model=vggt_mini_outliers", "model.outlier_factor=8"],
+    ],
+    ids=["random weights, track head", "weights changed in memory"],
+)
+def test_weights_that_no_file_holds_are_streamed_too(tmp_path: Path, overrides: list[str]) -> None:
+    settings_ = validated(compose([*overrides, "scheme=int8_dynamic"]))
+    module, quantization, weights = quantize_stream(settings_, Steps())
+    loaded, twin, result = quantized(settings_)
+    assert weights == loaded.weights
+    assert len(quantization.layers) == len(result.layers)
+    path = tmp_path / "model.safetensors"
+    artifact.save(module, path, settings_.scheme, quantization, weights, settings_.model.identity())
+    pictures = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    got, expected = vggtq.load(path).predict(pictures), loaded.predict(pictures, twin)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+class Odd(nn.Module):
+    """Shared weights, an attention, a transposed convolution and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16, bias=False)
+        self.second.weight = self.first.weight
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.up = nn.ConvTranspose2d(1, 2, 2, stride=2)
+        self.register_buffer("offset", torch.arange(16.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.first(x)) + self.offset
+        y = self.attention(y, y, y, need_weights=False)[0]
+        return self.up(y[:, None])
+
+
+def test_layers_of_any_network_are_put_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, other = Odd().eval(), Odd().eval()
+    scheme = Scheme(
+        weights=Weights(bits=4, granularity="group", group_size=8),
+        layers=Layers(types=["Linear", "MultiheadAttention", "ConvTranspose2d"], skip_first_last=False),
+    )
+    result = quantize_(net, scheme)
+    path = tmp_path / "odd.safetensors"
+    artifact.save(net, path, scheme, result, NOWHERE)
+    assert "first.codes" in load_file(path) and "second.codes" not in load_file(path)
+    layers = vggtq.load_into_(other, path).layers
+    assert [layer.name for layer in layers] == [layer.name for layer in result.layers]
+    x = torch.randn(2, 3, 16)
+    with torch.inference_mode():
+        assert torch.equal(net(x), other(x))
+    with pytest.raises(WeightsError, match="load_into_"):
+        vggtq.load(path)
+
+
+def test_a_network_that_does_not_fit_is_refused(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(WeightsError, match="another network"):
+        vggtq.load_into_(Odd(), file)
+
+
+@given(position=st.floats(0, 1, exclude_max=True), keep=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_a_changed_or_truncated_file_is_never_loaded(
+    tmp_path_factory: pytest.TempPathFactory, position: float, keep: bool
+) -> None:
+    """keep: one byte is changed; otherwise the file ends there."""
+    path = tmp_path_factory.mktemp("artifact") / "model.safetensors"
+    net = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+    scheme = Scheme(layers=Layers(skip_first_last=False))
+    artifact.save(net, path, scheme, quantize_(net, scheme), NOWHERE)
+    content = bytearray(path.read_bytes())
+    at = int(position * len(content))
+    if keep:
+        content[at] ^= 0x11
+    path.write_bytes(content if keep else content[:at])
+    with pytest.raises(WeightsError, match=path.stem):
+        vggtq.load_into_(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), path)
+
+
+def _rewritten(file: Path, **changes: str) -> Path:
+    """The same tensors under other metadata."""
+    with safe_open(file, "pt") as stream:
+        metadata = stream.metadata()
+    save_file(load_file(file), file, metadata | changes)
+    return file
+
+
+def test_foreign_files_are_refused_with_a_reason(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no such file.*vggtq\.export"):
+        vggtq.load(tmp_path / "absent.safetensors")
+    plain = tmp_path / "plain.safetensors"
+    save_file({"weight": torch.zeros(2, 2)}, plain)
+    with pytest.raises(WeightsError, match=r"not a quantized model.*vggtq\.export"):
+        vggtq.load(plain)
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        vggtq.load(tmp_path / "text.safetensors")
+    with pytest.raises(WeightsError, match=r"artifact format 99.*reads 1"):
+        vggtq.load(_rewritten(file, format_version="99"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda h: h["model"].update(family="os.system"), "cannot be built"),
+        (lambda h: h["model"]["architecture"]["aggregator"].update(depth=10**9), "cannot be built"),
+        (lambda h: h["model"]["architecture"]["dpt"].update(features=8), "another network"),
+        (lambda h: h["scheme"].update(_target_="os.system"), "header"),
+        (lambda h: h["layers"][0].update(name="nowhere"), "another network"),
+        (lambda h: h["layers"][0]["weights"].update(bits=99), "header"),
+        (lambda h: h.update(rest="object"), "header"),
+        (lambda h: h["scheme"].update(name="better"), "digest"),
+        (lambda h: h.pop("weights"), "header"),
+    ],
+)
+def test_a_tampered_header_is_refused(file: Path, change: object, reason: str) -> None:
+    with safe_open(file, "pt") as stream:
+        header = json.loads(stream.metadata()["vggtq"])
+    change(header)  # type: ignore[operator]
+    with pytest.raises(WeightsError, match=reason):
+        vggtq.load(_rewritten(file, vggtq=json.dumps(header, sort_keys=True)))
+
+
+def test_missing_and_additional_tensors_are_named(file: Path) -> None:
+    with safe_open(file, "pt") as stream:
+        metadata = stream.metadata()
+    tensors = load_file(file)
+    save_file(tensors | {"extra": torch.zeros(1)}, file, metadata)
+    with pytest.raises(WeightsError, match="extra is unknown"):
+        vggtq.load(file)
+    del tensors["aggregator.camera_token"]
+    save_file(tensors, file, metadata)
+    with pytest.raises(WeightsError, match="aggregator.camera_token is missing"):
+        vggtq.load(file)
+
+
+def test_a_rest_that_would_change_the_outputs_is_refused(tmp_path: Path) -> None:
+    settings_ = config("scheme=int4_group")
+    loaded, twin, result = quantized(settings_)
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(WeightsError, match="round_rest_"):
+        artifact.save(twin, path, settings_.scheme, result, loaded.weights, rest="float16")
+    assert list(tmp_path.iterdir()) == []
+    before = loaded.module.aggregator.camera_token.clone()
+    round_rest_(twin, "float16")
+    assert torch.equal(loaded.module.aggregator.camera_token, before), "the float model shares its tensors"
+    twin.aggregator.camera_token = nn.Parameter(torch.full_like(before, 1e6))
+    with pytest.raises(QuantizationError, match=r"camera_token.*1e\+06.*rest=bfloat16"):
+        round_rest_(twin, "float16")
+
+
+def test_a_run_keeps_the_model_that_it_measured(tmp_path: Path) -> None:
+    record = recorded(tmp_path, "scheme=int4_group", "group_size=16", "rest=float16", "save=true")
+    path = tmp_path / record["artifact"]["file"]
+    assert path.stat().st_size == record["artifact"]["file_bytes"]
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert record["size"]["stored_bytes"] == path.stat().st_size - header
+    again = vggtq.load(path)
+    assert again.header.digest == record["artifact"]["sha256"]
+    assert again.weights.fingerprint == record["model"]["fingerprint"]
+    recorded(tmp_path, "scheme=int4_group", "group_size=16", "rest=float16")
+    assert not path.exists(), "the record no longer speaks of it"
+
+
+def test_export_from_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "folder" / "model.safetensors"
+    command([*TINY, "scheme=int4_group", "group_size=16", f"out={out}"])
+    assert vggtq.load(out).header.label == "INT4 group 16"
+    with pytest.raises(vggtq.errors.ConfigError, match="overwrite=true"):
+        command([*TINY, f"out={out}"])
+    command([*TINY, f"out={out}", "overwrite=true"])
+    assert vggtq.load(out).header.scheme.name == "int8_symmetric"
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scheme=int4_group"], "out= is missing"),
+        (["out=model.bin"], r"try model\.safetensors"),
+        (["out=model.safetensors", "scheme=fp32"], "quantizes nothing"),
+        (["out=model.safetensors", "scheme=int4"], "did you mean int4_group"),
+        (["out=model.safetensors", "scheem=int4_group"], "did you mean scheme"),
+        (["out=model.safetensors", "rest=half"], "rest=half is not one of"),
+        (["out=model.safetensors", "model.source=absent.safetensors"], "no such weights file"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(vggtq.errors.VggtqError, match=message) as caught:
+        command(arguments)
+    assert "\n" not in str(caught.value)
