@@ -1,7 +1,10 @@
 """vggtq push and pull against a hub of our own on this machine."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +68,24 @@ def test_what_was_pushed_comes_back_and_loads(
         assert torch.equal(ours[key], value)
 
 
+def test_the_commands_find_the_hub_of_the_environment_and_tell_what_they_did(
+    tmp_path: Path, model: Path, hub: FakeHub
+) -> None:
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_me"} | home
+    for words, told in (
+        (["push", str(model), "me/x"], f"{hub.url}/me/x/commit/{COMMIT}\n"),
+        (["pull", "me/x", "out=m.safetensors"], "m.safetensors  13.2 MiB, INT8 per-channel symmetric\n"),
+    ):
+        command = [sys.executable, "-m", "vggtq", *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+        assert "licence of the weights" in done.stdout
+        assert not done.stderr
+    assert (tmp_path / "m.safetensors").read_bytes() == model.read_bytes()
+
+
 def test_the_card_says_what_the_file_says(model: Path, hub: FakeHub) -> None:
     assert push.main([str(model), "me/x", "message=first"]) == 0
     card = hub.repositories["me/x"].files["README.md"]
@@ -116,7 +137,6 @@ def record_of(model: Path) -> dict:
         "simulated": True,
         "environment": {"gpu": None, "cpu": "A CPU", "threads": 2, "versions": {"torch": "2.13.0"}},
         "dataset": {"name": "rooms", "scenes": [{}, {}]},
-        "size": {"compression_vs_fp32": 2.654},
         "fidelity": {"depth": {"relative_error": 0.00123}, "pose": {"rotation_deg_mean": 0.0456}},
         "geometry": {"quantized": {"pose": {"auc_30": 0.71}}, "reference": {"pose": {"auc_30": 0.72}}},
         "latency": {"references": {"fp32": {"speedup": 9.99}}},

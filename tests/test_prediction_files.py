@@ -24,7 +24,7 @@ from vggtq.prediction.inputs import read_inputs
 from vggtq.prediction.result import Prediction, PredictionError, as_prediction, defects
 from vggtq.prediction.sheet import shorten, write_sheet
 
-pycolmap = pytest.importorskip("pycolmap")
+pycolmap = pytest.importorskip("pycolmap")  # which has no wheel for Linux on ARM
 
 
 def of_resized(folder: Path, out: Path, mode: str = "crop") -> Prediction:

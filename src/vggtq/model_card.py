@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vggtq.artifact import Header
+from vggtq.data.select import count
 from vggtq.models.loading import model_of
 
 MARK = "<!-- Written by vggtq push, which replaces it the next time unless this line is removed. -->"
@@ -64,7 +65,7 @@ def _front_matter(header: Header) -> str:
 
 def _facts(header: Header, file_bytes: int) -> str:
     kinds = Counter(f"{e.weights.format}, {e.weights.bits} bits" for e in header.layers)
-    layers = "; ".join(f"{number} × {kind}" for kind, number in kinds.most_common())
+    layers = "; ".join(f"{number} ({kind})" for kind, number in kinds.most_common())
     rows = {
         "scheme": header.label,
         "quantized layers": layers,
@@ -98,7 +99,6 @@ def _usage(repo: str, header: Header) -> str:
 def _measured(record: dict[str, Any]) -> str:
     """The figures of the record, each only where it was measured."""
     rows = [
-        ("size", _get(record, "size", "compression_vs_fp32"), "{:.2f} × smaller than FP32"),
         ("mean relative error of depth", _get(record, "fidelity", "depth", "relative_error"), "{:.3g}"),
         ("mean rotation error", _get(record, "fidelity", "pose", "rotation_deg_mean"), "{:.3g}°"),
     ]
@@ -106,7 +106,7 @@ def _measured(record: dict[str, Any]) -> str:
         ours = _get(record, "geometry", "quantized", group, metric)
         theirs = _get(record, "geometry", "reference", group, metric)
         if ours is not None and theirs is not None:
-            rows.append((f"{label} against ground truth", ours, "{:.4g}" + f" (FP32: {theirs:.4g})"))
+            rows.append((f"{label} against ground truth", ours, f"{{:.3f}} (FP32: {theirs:.3f})"))
     speedup = None if record.get("simulated") else _get(record, "latency", "references", "fp32", "speedup")
     rows.append(("speed", speedup, "{:.2f} × FP32"))
     known = [(label, pattern.format(value)) for label, value, pattern in rows if value is not None]
@@ -116,8 +116,8 @@ def _measured(record: dict[str, Any]) -> str:
     )
     scenes = _get(record, "dataset", "scenes") or []
     intro = (
-        f"Against the same weights in FP32, on `{_get(record, 'dataset', 'name')}` ({len(scenes)} "
-        f"{'scene' if len(scenes) == 1 else 'scenes'}), {where}, {str(record['started'])[:10]}:"
+        f"Against the same weights in FP32, on `{_get(record, 'dataset', 'name')}` "
+        f"({count(len(scenes), 'scene')}), {where}, {str(record['started'])[:10]}:"
     )
     command = f"`{record['command']}`; the whole record is `{RECORD}`."
     return "\n\n".join(["## Measured", intro, _table(("", ""), known), command])

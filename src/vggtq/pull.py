@@ -10,7 +10,7 @@ from pathlib import Path
 from vggtq.command_line import execute, log_lines, parse
 from vggtq.errors import ConfigError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vggtq.pull")  # run with -m, __name__ is another
 
 HELP = """\
 Fetches a quantized model that vggtq push put on the Hugging Face hub.

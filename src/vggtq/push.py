@@ -13,7 +13,7 @@ from vggtq.errors import ConfigError
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vggtq.push")  # run with -m, __name__ is another
 
 HELP = """\
 Puts a quantized model on the Hugging Face hub, with a model card.
