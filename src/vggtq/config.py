@@ -97,6 +97,7 @@ class Config:
     depth_alignment: str = "median"
     points_icp: bool = False
     picture_frames: int = 3
+    preview_scenes: int = 1
     rest: str = "float32"
     save: bool = False
     fresh_memory: bool = True
@@ -114,6 +115,8 @@ class Config:
             raise ConfigError(f"seed={self.seed}: seeds lie between 0 and {2**32 - 1}")
         if self.picture_frames < 0:
             raise ConfigError(f"picture_frames={self.picture_frames}: use 0 for no picture, or more")
+        if self.preview_scenes < 0:
+            raise ConfigError(f"preview_scenes={self.preview_scenes}: use 0 for no preview, or more")
 
 
 def register() -> None:
