@@ -21,6 +21,7 @@ from vggtq.metrics.fidelity import Fidelity, grade
 from vggtq.metrics.geometry import change_over_scenes, evaluate, mean_over_scenes
 from vggtq.models.loading import LoadedModel
 from vggtq.picture import draw_comparison
+from vggtq.preview import Preview
 from vggtq.progress import Steps
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self.fidelity = Fidelity()
+        self.preview = Preview()
         place = self.config.baseline_cache
         # The data class that made the network knows whatever shapes it besides its weights.
         folder = Path(place) if place else None
@@ -74,6 +76,8 @@ class Comparison:
         for note in scene.notes:
             log.info("%s: %s", scene.name, note)
             self._notes.append(f"{scene.name}: {note}")
+        if len(self.preview.scenes) < self.config.preview_scenes:
+            self.preview.add(scene, reference, outputs)
         if self.first is None:
             self._keep_first(scene, reference, outputs)
 

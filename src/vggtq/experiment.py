@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PICTURE = "comparison.png"
+PREVIEW = "preview.safetensors"
 ARTIFACT = "model.safetensors"
 
 
@@ -58,6 +59,8 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
         if record["picture"] is None:
             # An earlier run's, which this record does not speak of.
             (folder / PICTURE).unlink(missing_ok=True)
+        if record["preview"] is None:
+            (folder / PREVIEW).unlink(missing_ok=True)
         if record["artifact"] is None:
             (folder / ARTIFACT).unlink(missing_ok=True)
         write_record(record, folder)
@@ -115,6 +118,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     record["notes"] = [*notes, *comparison.notes]
 
     record["picture"] = comparison.draw(folder / PICTURE)
+    record["preview"] = comparison.preview.write(folder / PREVIEW)
     steps.step("measuring memory in processes of their own")
     with timed(seconds, "memory"):
         record["memory"] = compare_memory(comparison, save, folder)

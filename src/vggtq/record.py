@@ -40,7 +40,7 @@ KEYS = (
         "fidelity",
         "geometry",
     ),
-    *("size", "latency", "memory", "picture", "artifact", "notes"),
+    *("size", "latency", "memory", "picture", "preview", "artifact", "notes"),
 )
 
 
