@@ -1,4 +1,4 @@
-"""Records in, files out: comparison.csv, comparison.md and the comprehensive json, txt and png."""
+"""Records in, files out: index.html, comparison.csv, comparison.md and the comprehensive json, txt and png."""
 
 import json
 import logging
@@ -14,6 +14,7 @@ from vggtq.errors import ConfigError, DataError, did_you_mean
 from vggtq.report.frame import frame_of, record_row
 from vggtq.report.groups import Group, group_rows
 from vggtq.report.i18n import LANGUAGES, Translate, translator
+from vggtq.report.page import page
 from vggtq.report.recommend import recommend
 from vggtq.report.records import Collection, collect, read_record
 from vggtq.report.results import Report, results
@@ -91,11 +92,13 @@ def nothing_found(folders: Sequence[Path], found: Collection) -> str:
 
 def make_report(found: Collection, folders: Sequence[Path] = ()) -> Report:
     """Rows, groups and recommendations of the records, nothing written."""
-    groups = _grouped([record for _, record in found.records])
+    rows = [record_row(dict(record)) for _, record in found.records]
+    groups = group_rows(rows, [settings_of(dict(record)) for _, record in found.records])
     frame = _frame(groups)
+    sources = [(path, record, row) for (path, record), row in zip(found.records, rows, strict=True)]
     choices = {group.number: recommend(group.rows) for group in groups if group.number}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Report(frame, groups, choices, found.unreadable, found.superseded, list(folders), now)
+    return Report(frame, groups, choices, found.unreadable, found.superseded, list(folders), now, sources)
 
 
 def summary_of(records: Iterable[Path | Mapping[str, Any]], lang: str = "en") -> "Table":
@@ -120,6 +123,7 @@ def write_report(report: Report, out: Path, lang: str = "en") -> None:
     _write(report, out / "comparison.csv", lambda path: report.frame.to_csv(path, index=False))
     _write_text(report, out / "comparison.md", _markdown(report, charts, t))
     _write_text(report, out / "comprehensive_report.txt", _text(report, charts, notes, t))
+    _write_text(report, out / "index.html", page(report, lang))
     strict = json.dumps(results(report, t), indent=1, ensure_ascii=False, allow_nan=False)
     _write_text(report, out / "comprehensive_results.json", strict)
 

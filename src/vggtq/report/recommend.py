@@ -118,6 +118,7 @@ _FIRST: dict[str, Callable[[Row], float]] = {  # the smallest value wins
     "fastest": lambda row: -row["fp32.speedup"],
     "balanced": lambda row: -balanced_score(row),
 }
+_BASES = ("first", "second")
 _REFERENCE_MAY_WIN = ("production", "smallest", "balanced")
 
 
@@ -129,16 +130,33 @@ def recommend(rows: Sequence[Row]) -> list[Choice]:
 def choose(need: str, rows: Sequence[Row]) -> Choice:
     """Apply the rules of `need`, then their relaxed form, then look whether FP32 may stand in."""
     excluded: dict[str, list[str]] = {}
-    for basis, rules in zip(("first", "second"), _RULES[need], strict=False):
+    for basis, rules in zip(_BASES, _RULES[need], strict=False):
         candidates, left_out = _apply(rules, rows)
         excluded = left_out
         if candidates:
-            best = min(candidates, key=lambda row: (_FIRST[need](row), *_tie_break(row)))
-            return Choice(need, basis, best, len(candidates), excluded)
+            return Choice(need, basis, _ranked(need, candidates)[0], len(candidates), excluded)
     reference = min((row for row in rows if is_reference(row)), key=_tie_break, default=None)
     if reference is not None and need in _REFERENCE_MAY_WIN:
         return Choice(need, "reference", reference, 0, excluded)
     return Choice(need, "none", None, 0, excluded)
+
+
+def rankings(need: str, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Per basis whoever qualifies, best first; `choose` takes the first of the first basis that has anyone.
+
+    Each rule asks about one row alone, so that the choice among some of the rows is the first of them in these lists.
+    """
+    found = {
+        basis: _ranked(need, _apply(rules, rows)[0])
+        for basis, rules in zip(_BASES, _RULES[need], strict=False)
+    }
+    if need in _REFERENCE_MAY_WIN:
+        found["reference"] = sorted(filter(is_reference, rows), key=_tie_break)
+    return found
+
+
+def _ranked(need: str, candidates: Sequence[Row]) -> list[Row]:
+    return sorted(candidates, key=lambda row: (_FIRST[need](row), *_tie_break(row)))
 
 
 def is_reference(row: Row) -> bool:

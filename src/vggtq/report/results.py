@@ -9,7 +9,7 @@ from vggtq.report.frame import Row, rows_of
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import Choice
-from vggtq.report.records import Unreadable
+from vggtq.report.records import Record, Unreadable
 from vggtq.report.wording import describe_group, explain
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Report:
     superseded: int
     folders: list[Path]
     generated: str
+    sources: list[tuple[Path, Record, Row]]  # of every row the record and where it lies
     files: list[Path] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:

@@ -1,0 +1,84 @@
+// Error against bytes with the Pareto front, and error against group size.
+function drawable() {
+  return rows.filter((row) => row.group === state.group && row.status === "ok" && matches(row));
+}
+const gradeColour = (row) => (row.non_finite ? "c-poor" : row.grade ? `c-${row.grade}` : "c-quiet");
+
+function drawPareto(shown) {
+  const title = t("p.chart_pareto");
+  const points = shown.filter((row) => has(row, "stored_bytes") && has(row, "mean_relative_error"));
+  if (!points.length) return show("chart-pareto", title, [el("p", {}, t("p.nothing"))]);
+  const [W, H, left, right, top, bottom] = [640, 400, 74, 620, 14, 350];
+  const x = logScale(points.map((row) => row.stored_bytes / 2 ** 20), left, right);
+  const y = logScale(points.map((row) => row.mean_relative_error), bottom, top, { zero: true });
+  const at = (row) => [x(row.stored_bytes / 2 ** 20), y(row.mean_relative_error)];
+  const front = groupOf(state.group).front.map((id) => rows[id]).filter((row) => points.includes(row))
+    .sort((a, b) => a.stored_bytes - b.stored_bytes);
+  // whoever needs a size between two points has to take the smaller one and its error: steps, not slopes
+  const path = front.map(at).map(([px, py], i) => (i ? `H${px}V${py}` : `M${px} ${py}`)).join("");
+  const marks = points.map((row) => {
+    const [px, py] = at(row), on = front.includes(row);
+    return mark(row, summary(row), `${gradeColour(row)}${on ? "" : " open"}`, SHAPES[on ? 0 : 3](px, py));
+  });
+  const used = GRADES.filter((grade) => points.some((row) => row.grade === grade)).reverse();
+  show("chart-pareto", title, [
+    legend([["s0 line", (cx) => svg("path", { d: `M0 9H${cx}V3H14`, "stroke-width": 2 }), t("front")],
+      ["c-quiet", SHAPES[3], t("dominated")], ...used.map((grade) => [`c-${grade}`, SHAPES[0], t(grade)])]),
+    chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_bytes"), (left + right)),
+      ...axisY(y, left, right, t("axis.mean_error")), svg("path", { class: "front", d: path }),
+      ...labels(front, at, right), ...marks)]);
+}
+
+// Names beside the points of the front, where they do not cover each other.
+function labels(front, at, right) {
+  const taken = [];
+  return front.map((row) => {
+    const [px, py] = at(row), words = clip(row.title, 28), width = 6.4 * words.length;
+    const end = px + width + 10 > right;
+    const box = [end ? px - width - 8 : px + 8, py - 7];
+    if (taken.some(([bx, by, w]) => Math.abs(by - box[1]) < 13 && box[0] < bx + w && bx < box[0] + width)) return null;
+    taken.push([...box, width]);
+    return svg("text", { x: end ? px - 9 : px + 9, y: py - 7, "text-anchor": end ? "end" : "start" }, words);
+  });
+}
+
+function drawGroups(shown) {
+  const title = t("p.chart_groups");
+  const curves = new Map();
+  for (const row of shown) {
+    if (!has(row, "group_size") || !has(row, "mean_relative_error")) continue;
+    const name = row.title.replace(/\s*\(.*\)$/, "").replace(new RegExp(`\\s*(group\\s*)?\\b${row.group_size}\\b`), "");
+    const key = JSON.stringify([row.scheme, row.format, row.bits, row.symmetric, row.activation_bits]);
+    if (!curves.has(key)) curves.set(key, { name, rows: [] });
+    curves.get(key).rows.push(row);
+  }
+  const lines = [...curves.values()].filter((curve) => new Set(curve.rows.map((row) => row.group_size)).size > 1);
+  if (!lines.length) return show("chart-groups", title, [el("p", {}, t("p.no_groups"))]);
+  const [W, H, left, right, top, bottom] = [640, 400, 74, 620, 14, 350];
+  const all = lines.flatMap((curve) => curve.rows);
+  const x = logScale(all.map((row) => row.group_size), left, right);
+  x.ticks = [...new Set(all.map((row) => row.group_size))].sort((a, b) => a - b).map((size) => [size, String(size)]);
+  const y = logScale(all.map((row) => row.mean_relative_error), bottom, top, { zero: true });
+  const drawn = lines.flatMap((curve, i) => {
+    curve.rows.sort((a, b) => a.group_size - b.group_size);
+    const at = curve.rows.map((row) => [x(row.group_size), y(row.mean_relative_error)]);
+    const style = `s${i % 5}`;
+    return [svg("path", { class: `line ${style}`, d: at.map(([px, py], k) => `${k ? "L" : "M"}${px} ${py}`).join("") }),
+      ...curve.rows.map((row, k) => mark(row, summary(row), style, SHAPES[i % 5](...at[k])))];
+  });
+  show("chart-groups", title, [legend(lines.map((curve, i) => [`s${i % 5}`, SHAPES[i % 5], curve.name])),
+    chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_group"), left + right),
+      ...axisY(y, left, right, t("axis.mean_error")), ...drawn)]);
+}
+
+const groupOf = (number) => data.groups.find((group) => group.number === number);
+
+function drawCharts() {
+  const shown = drawable();
+  drawPareto(shown);
+  drawSpeed(shown);
+  drawOutputs(shown);
+  drawGroups(shown);
+  drawHeat(shown);
+}
+views.push(drawCharts);
