@@ -3,6 +3,7 @@
 Numbers are those of the rows, rounded to 7 digits. What is the same in many runs (environment, configuration) is kept once.
 """
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,7 +151,14 @@ def _layers(records: Sequence[Record]) -> dict[str, Any]:
 def _provenance(sources: Sequence[tuple[Path, Record]]) -> dict[str, Any]:
     """Per run its command, file, configuration and environment; both as the differences from the first run's."""
     configs = [settings_of(record) for _, record in sources]
-    environments = [settings_of({"config": record.get("environment")}) for _, record in sources]
+    known: dict[str, dict[str, str]] = {}  # the runs of a sweep share one environment
+    environments = []
+    for _, record in sources:
+        environment = record.get("environment")
+        key = json.dumps(environment)
+        if key not in known:
+            known[key] = settings_of({"config": environment})
+        environments.append(known[key])
     runs = []
     for (path, record), config, environment in zip(sources, configs, environments, strict=True):
         command = str(record.get("command") or "")

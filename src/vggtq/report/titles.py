@@ -12,6 +12,7 @@ Settings = Mapping[str, str]  # dotted key of the configuration -> its value as 
 
 _KEYS = 2  # with more of them a title is no longer read
 _CHARACTERS = 40
+_spelled = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each value
 
 
 def settings_of(record: Record) -> dict[str, str]:
@@ -25,7 +26,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[f"{prefix}{name}"] = value if isinstance(value, str) else _spelled(value)
     return flat
 
 
