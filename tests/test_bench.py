@@ -24,6 +24,13 @@ from vggtq.measure import interleaved_latency
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes half a minute and changes no result that is tested here."""
+    for module in (alternatives, blocks):
+        monkeypatch.setattr(module, "compiled", lambda network: network)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """A clock that only calls move: clock["now"] in seconds."""
@@ -110,7 +117,7 @@ def test_another_tool_that_fails_says_why_and_our_own_failure_is_an_error() -> N
 
 
 def test_a_kernel_case_has_every_scheme_and_every_tool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "ROUNDS", 2)
+    monkeypatch.setattr(kernels, "SMALL_ROUNDS", 2)
     (rows,) = kernels.kernel_rows(CPU, [(40, 256, 64)])
     by_name = {row["name"]: row for row in rows}
     tools = {tool.name for tool in alternatives.TOOLS}
@@ -142,7 +149,8 @@ def test_other_tools_quantize_a_copy(tool: alternatives.Tool) -> None:
     x = torch.randn(70, 128)
     with torch.no_grad():
         error = (quantized(x) - module(x)).norm() / module(x).norm()
-    assert 1e-4 < error < 0.2, "it computes the same function with fewer bits"
+    assert error < 0.2
+    assert error < 1e-6 if "FP32" in tool.name else error > 1e-4, "fewer bits lose something"
     assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
     assert all(type(p) is nn.Parameter for p in module.parameters())
 
@@ -165,7 +173,7 @@ def test_what_is_not_installed_says_how_to_install_it(monkeypatch: pytest.Monkey
     x, linear = kernels.case_of(8, 64, 64, CPU)
     found = alternatives.linear_alternatives(x, linear)
     missing = [candidate for candidate in found if isinstance(candidate, Missing)]
-    assert len(missing) == len(found) - 1
+    assert len(missing) == len(found) - 2, "all but torch's own"
     assert {candidate.reason for candidate in missing} == {INSTALL}
     rows = rows_of({}, [Candidate("FP32", lambda: linear(x), "", 1), *missing], 1, CPU)
     assert table.cells_of(rows[-1]) == ["–", "–", "–", "–", INSTALL]
@@ -186,7 +194,8 @@ def test_blocks_and_models_are_compared_in_the_same_way(monkeypatch: pytest.Monk
     own = {scheme.name for scheme in blocks.SCHEMES}
     for found in (rows, together):
         names = {row["name"] for row in found}
-        assert own | {tool.name for tool in alternatives.TOOLS} <= names
+        tools = {tool.name for tool in alternatives.TOOLS if found is rows or not tool.compiled}
+        assert own | tools <= names
         errors = {row["name"]: row["relative_error"] for row in found if "skipped" not in row}
         assert errors["FP16 weights"] < errors["INT8 weights"] < errors["INT4 group 64"] < 0.5
     assert [group[-1]["name"] for group in apart] == [scheme.name for scheme in blocks.SCHEMES]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from vggtq.bench.alternatives import TOOLS, candidate_of, quantized_by
+from vggtq.bench.alternatives import TOOLS, candidate_of, compiled, quantized_by
 from vggtq.bench.rows import BF16, FP32, Candidate, Missing, Row, rows_of
 from vggtq.environment import has_bf16
 from vggtq.models.loading import share_parameters
@@ -60,6 +60,10 @@ def _candidates(block: Block, x: Tensor, rope: tuple[Tensor, Tensor]) -> list[Ca
         half_linears_(half)
         found.append(
             Candidate(BF16, lambda: _autocast(half, x, rope), "autocast", resident_bytes(half), tool="torch")
+        )
+        fused = compiled(half)
+        found.append(
+            Candidate("torch.compile BF16", lambda: _autocast(fused, x, rope), "inductor", None, tool="torch")
         )
     for scheme in SCHEMES:
         twin = share_parameters(block)

@@ -80,7 +80,7 @@ def _quantized(model: LoadedModel, images: Tensor) -> Iterator[Candidate]:
 
 def _alternatives(model: LoadedModel, images: Tensor) -> Iterator[Candidate | Missing]:
     """Other tools quantize every linear layer, output layers too."""
-    for tool in TOOLS:
+    for tool in (tool for tool in TOOLS if not tool.compiled):  # a whole model takes minutes to compile
         module = quantized_by(tool, model.module)
         yield module if isinstance(module, Missing) else candidate_of(tool, module, _call(module, images))
 

@@ -70,13 +70,13 @@ def rows_of(
 
 
 def _entered(candidate: Candidate | Missing, outputs: dict[str, Tensor]) -> Candidate | Missing:
-    """Computes and enters its output; another tool that raises then becomes the reason why it is missing."""
+    """Computes and enters its output; what another tool raises becomes the reason why it is missing."""
     if isinstance(candidate, Missing):
         return candidate
     try:
         outputs[candidate.name] = candidate.call().float()
     except Exception as error:
-        if candidate.tool in ("vggtq", "torch"):
+        if candidate.tool == "vggtq" or candidate.name in (FP32, BF16):
             raise
         return Missing(candidate.name, candidate.tool, reason_of(error))
     return candidate
