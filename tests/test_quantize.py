@@ -120,8 +120,8 @@ def test_convolutions_are_quantized_per_output_channel(net: Net, images: Tensor)
         conv.weight.copy_(torch.round(conv.weight / scale) * scale)
     quantization = quantize_(net, Scheme("c", layers=CONVS))
     assert [(layer.name, layer.type, layer.backend) for layer in quantization.layers] == [
-        ("conv", "Conv2d", "reference"),
-        ("up", "ConvTranspose2d", "reference"),
+        ("conv", "Conv2d", "blocked_conv"),
+        ("up", "ConvTranspose2d", "blocked_conv"),
     ]
     torch.testing.assert_close(net(images), expected(images))
 
