@@ -49,17 +49,25 @@ def test_every_call_runs_once_per_round_and_the_order_rotates(clock: dict[str, f
 
         return run
 
-    samples = interleaved_latency({"a": call("a", 1), "b": call("b", 2), "c": call("c", 4)}, 3, 1, CPU)
-    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+    calls = {"a": call("a", 1), "b": call("b", 2), "c": call("c", 4)}
+    samples = interleaved_latency(calls, dict.fromkeys(calls, 3), CPU)
+    assert "".join(order) == "abc" + "bca" + "cab"
     assert samples == {"a": [1000.0] * 3, "b": [2000.0] * 3, "c": [4000.0] * 3}
 
 
-def test_a_slow_call_gets_three_rounds(clock: dict[str, float]) -> None:
+def test_rounds_fill_the_time_and_a_slow_call_runs_once(clock: dict[str, float]) -> None:
     def call(seconds: float) -> Any:
-        return lambda: clock.__setitem__("now", clock["now"] + seconds)
+        def run() -> torch.Tensor:
+            clock["now"] += seconds
+            return torch.ones(1)
 
-    samples = interleaved_latency({"a": call(1), "b": call(9)}, 6, 1, CPU, slow=5)
-    assert (len(samples["a"]), len(samples["b"])) == (6, 3)
+        return run
+
+    candidates = [Candidate(name, call(s), "", 1) for name, s in (("FP32", 1.0), ("b", 3.0), ("slow", 50.0))]
+    for seconds, rounds in ((40.0, 10), (1.0, 3), (1e6, 25)):
+        rows = rows_of({}, candidates, seconds, CPU)
+        assert [len(row["ms"]) for row in rows] == [rounds, rounds, 1]
+    assert rows[2]["speedup"]["fp32"] == {"median": 0.02, "q25": 0.02, "q75": 0.02}
 
 
 def test_ratios_compare_times_of_the_same_round(clock: dict[str, float]) -> None:
@@ -84,9 +92,9 @@ def test_ratios_compare_times_of_the_same_round(clock: dict[str, float]) -> None
         Candidate("BF16", call("BF16", exact), "F.linear", 200),
         Candidate("mine", call("mine", off), "kernel", 100),
     ]
-    rows = rows_of({"section": "kernel", "case": "x", "float32_bytes": 400}, candidates, 3, CPU)
+    rows = rows_of({"section": "kernel", "case": "x", "float32_bytes": 400}, candidates, 0, CPU)
     mine = rows[2]
-    # One call to compare outputs and one to warm up come before the rounds: FP32 takes 4, 1, 2 s in them.
+    # Two calls come before the three rounds: FP32 takes 4, 1, 2 s in them.
     assert rows[0]["ms"] == [4000.0, 1000.0, 2000.0]
     assert mine["speedup"]["fp32"] == {"median": 1.0, "q25": 0.75, "q75": 1.5}
     assert mine["speedup"]["bf16"]["median"] == 0.25
@@ -117,8 +125,8 @@ def test_another_tool_that_fails_says_why_and_our_own_failure_is_an_error() -> N
 
 
 def test_a_kernel_case_has_every_scheme_and_every_tool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "SMALL_ROUNDS", 2)
-    (rows,) = kernels.kernel_rows(CPU, [(40, 256, 64)])
+    monkeypatch.setattr(kernels, "SECONDS", 0)
+    (rows,) = kernels.kernel_rows(CPU, [(40, 256, 64)], full=True)
     by_name = {row["name"]: row for row in rows}
     tools = {tool.name for tool in alternatives.TOOLS}
     onnx = {name for name in by_name if name.startswith("ONNX Runtime")}
@@ -171,7 +179,7 @@ def test_what_is_not_installed_says_how_to_install_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(alternatives, "is_installed", lambda package: package == "torch")
     monkeypatch.setattr(onnx_linear.importlib.util, "find_spec", lambda name: None)
     x, linear = kernels.case_of(8, 64, 64, CPU)
-    found = alternatives.linear_alternatives(x, linear)
+    found = alternatives.linear_alternatives(x, linear, full=True)
     missing = [candidate for candidate in found if isinstance(candidate, Missing)]
     assert len(missing) == len(found) - 2, "all but torch's own"
     assert {candidate.reason for candidate in missing} == {INSTALL}
@@ -184,11 +192,11 @@ def test_blocks_and_models_are_compared_in_the_same_way(monkeypatch: pytest.Monk
     monkeypatch.setattr(blocks, "HEADS", 2)
     monkeypatch.setattr(blocks, "GRID", (3, 4))
     monkeypatch.setattr(blocks, "FRAMES", (2,))
-    monkeypatch.setattr(blocks, "ROUNDS", 1)
+    monkeypatch.setattr(blocks, "SECONDS", 0)
     (rows,) = blocks.block_rows(CPU)
     assert rows[0]["tokens"] == 2 * (3 * 4 + 5)
-    tiny = models.Case("vggt_mini", ("model=vggt_mini",), 1, 28, 1)
-    single = models.Case("vggt_mini", ("model=vggt_mini",), 1, 28, 1, everything=False)
+    tiny = models.Case("vggt_mini", ("model=vggt_mini",), 1, 28, 0)
+    single = models.Case("vggt_mini", ("model=vggt_mini",), 1, 28, 0, everything=False)
     together, *apart = models.model_rows(CPU, (tiny, single))
     assert len(apart) == len(blocks.SCHEMES)
     own = {scheme.name for scheme in blocks.SCHEMES}

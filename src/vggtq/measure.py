@@ -5,7 +5,6 @@ that drift of the clock, of the caches and of the machine's other work hits both
 within pairs; all samples are kept.
 """
 
-import math
 import statistics
 import sys
 import time
@@ -24,7 +23,11 @@ def paired_latency(
     device: torch.device,
 ) -> dict[str, Any]:
     """Times both, `rounds` pairs after `warmup` pairs. Returns the entry of one reference in the record's `latency`."""
-    samples = interleaved_latency({"reference": reference, "quantized": quantized}, rounds, warmup, device)
+    calls = {"reference": reference, "quantized": quantized}
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    samples = interleaved_latency(calls, dict.fromkeys(calls, rounds), device)
     reference_ms, quantized_ms = samples["reference"], samples["quantized"]
     ratios = [r / q for r, q in zip(reference_ms, quantized_ms, strict=True)]
     low, high = quartiles(ratios)
@@ -39,27 +42,16 @@ def paired_latency(
 
 
 def interleaved_latency(
-    calls: Mapping[str, Callable[[], object]],
-    rounds: int,
-    warmup: int,
-    device: torch.device,
-    slow: float | None = None,
+    calls: Mapping[str, Callable[[], object]], rounds: Mapping[str, int], device: torch.device
 ) -> dict[str, list[float]]:
-    """Milliseconds of every call, once per round, in an order that rotates from round to round.
-
-    With `slow`, a call that took more than `slow` times the first one's in the last warm-up runs in the first 3 rounds only.
-    """
+    """Milliseconds of every call, once in each of its first rounds[name] rounds, in an order that rotates."""
     names = list(calls)
-    warm = dict.fromkeys(names, math.inf)
-    for _ in range(warmup):
-        warm = {name: _timed(calls[name], device) for name in names}
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(rounds):
+    for round_ in range(max(rounds.values())):
         first = round_ % len(names)
         for name in names[first:] + names[:first]:
-            dragging = slow is not None and warm[name] > slow * warm[names[0]]
-            if not dragging or round_ < 3:
-                samples[name].append(_timed(calls[name], device))
+            if round_ < rounds[name]:
+                samples[name].append(timed_ms(calls[name], device))
     return samples
 
 
@@ -71,7 +63,7 @@ def quartiles(samples: list[float]) -> tuple[float, float]:
     return low, high
 
 
-def _timed(call: Callable[[], object], device: torch.device) -> float:
+def timed_ms(call: Callable[[], object], device: torch.device) -> float:
     """Milliseconds of one call, until the device has finished."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     synchronize()

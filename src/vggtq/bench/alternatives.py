@@ -107,10 +107,10 @@ def quantized_by(tool: Tool, module: nn.Module) -> nn.Module | Missing:
         return Missing(tool.name, tool.package, reason_of(error))
 
 
-def linear_alternatives(x: Tensor, linear: nn.Linear) -> list[Candidate | Missing]:
-    """Every tool on one linear layer. x: (T, in)."""
+def linear_alternatives(x: Tensor, linear: nn.Linear, full: bool = False) -> list[Candidate | Missing]:
+    """Every tool on one linear layer; with `full` also those that compile, ten seconds for each. x: (T, in)."""
     found: list[Candidate | Missing] = []
-    for tool in TOOLS:
+    for tool in (tool for tool in TOOLS if not tool.compiled or full):
         # Tools replace children, so the layer needs a parent.
         module = quantized_by(tool, nn.Sequential(linear))
         found.append(
