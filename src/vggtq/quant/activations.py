@@ -25,9 +25,13 @@ def token_scales(rows: Tensor, bits: int) -> Tensor:
 def token_codes(rows: Tensor, scale: Tensor, offset: int, dtype: torch.dtype) -> Tensor:
     """round(x / scale) + offset as (T, C) `dtype`; the offset makes all codes positive. Halves round up.
 
-    One product, one sum, one truncation: on a CPU these passes over the input cost as much as a small product itself.
+    One product, one sum, one truncation: on a CPU these passes over the input cost as much as a small product itself, so they
+    reuse memory there; elsewhere product and sum are one kernel.
     """
-    return torch.addcmul(rows.new_full((), offset + 0.5), rows, scale.reciprocal()).to(dtype)
+    if rows.device.type != "cpu":
+        return torch.addcmul(rows.new_full((), offset + 0.5), rows, scale.reciprocal()).to(dtype)
+    scaled = scratch("codes of tokens", rows.numel(), torch.float32).view(rows.shape)
+    return torch.mul(rows, scale.reciprocal(), out=scaled).add_(offset + 0.5).to(dtype)
 
 
 def fake_quantize(rows: Tensor, bits: int) -> Tensor:

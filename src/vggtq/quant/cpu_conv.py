@@ -103,10 +103,11 @@ class OneDnnInt8Conv(KernelLayoutLinear):
     def _one_image(self, image: Tensor, window: Window) -> Tensor:
         scale, zero = affine_parameters(image, self.activation_bits)
         codes = affine_codes(image, scale, zero).contiguous(memory_format=torch.channels_last)
+        bias = None if self.bias is None else self.bias.to(torch.float32)
         where = (list(window.stride), list(window.padding), list(window.dilation), 1)
         # fmt: off
         return torch.ops.onednn.qconv_pointwise(
-            codes, scale, zero, self._weight, self._row_scale, self._no_zero, self.bias, *where,
+            codes, scale, zero, self._weight, self._row_scale, self._no_zero, bias, *where,
             1.0, 0, torch.float32, "none", [], "")
         # fmt: on
 
