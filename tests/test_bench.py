@@ -3,8 +3,10 @@
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from vggtq.bench import alternatives, blocks, frames, kernels, models, onnx_line
 from vggtq.bench.plot import plot
 from vggtq.bench.rows import INSTALL, Candidate, Missing, rows_of
 from vggtq.environment import environment
-from vggtq.measure import interleaved_latency
+from vggtq.measure import OtherWork, interleaved_latency
 
 CPU = torch.device("cpu")
 
@@ -68,6 +70,26 @@ def test_rounds_fill_the_time_and_a_slow_call_runs_once(clock: dict[str, float])
         rows = rows_of({}, candidates, seconds, CPU)
         assert [len(row["ms"]) for row in rows] == [rounds, rounds, 1]
     assert rows[2]["speedup"]["fp32"] == {"median": 0.02, "q25": 0.02, "q75": 0.02}
+
+
+def test_the_work_of_others_is_seen_and_one_s_own_is_not() -> None:
+    def work(seconds: float) -> None:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    with OtherWork() as alone:
+        work(1.0)
+    spin = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass"
+    with OtherWork() as beside:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", spin], check=True)
+        elapsed = time.perf_counter() - started
+    if alone.share is None:
+        pytest.skip("no /proc/stat here")
+    # One second of another process, of all processors' time; clock ticks are 10 ms long.
+    assert beside.share is not None and beside.share > 0.9 / (elapsed * (os.cpu_count() or 1))
+    assert 0 <= alone.share <= 1
 
 
 def test_ratios_compare_times_of_the_same_round(clock: dict[str, float]) -> None:
@@ -241,6 +263,9 @@ def test_the_table_marks_what_is_simulated_and_shows_losers(capsys: pytest.Captu
     table.print_table(rows, environment(CPU, 0))
     shown = capsys.readouterr().out
     assert "0.25 (0.23 to 0.28) †" in shown and "1/4.0" in shown
+    assert table.others([{"others_cpu_share": 0.1}, {"others_cpu_share": 0.3}]).startswith(
+        "other processes had at most 30%"
+    )
     text = table.markdown(rows)
     assert "| a | slow | 0.25 (0.23 to 0.28) † | – | 0.01 | 1/4.0 | kernel |" in text
 

@@ -5,6 +5,7 @@ that drift of the clock, of the caches and of the machine's other work hits both
 within pairs; all samples are kept.
 """
 
+import os
 import statistics
 import sys
 import time
@@ -71,6 +72,36 @@ def timed_ms(call: Callable[[], object], device: torch.device) -> float:
     call()
     synchronize()
     return (time.perf_counter() - started) * 1e3
+
+
+class OtherWork:
+    """How busy other processes kept this machine within a `with` block: `share` of all processors' time, or None.
+
+    What a hypervisor gave to other machines counts too. None where there is no /proc/stat.
+    """
+
+    share: float | None = None
+
+    def __enter__(self) -> "OtherWork":
+        self._before = _busy_and_own_seconds()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        after, elapsed = _busy_and_own_seconds(), time.perf_counter() - self._started
+        if self._before is not None and after is not None and elapsed > 0:
+            others = (after[0] - self._before[0]) - (after[1] - self._before[1])
+            self.share = min(max(0.0, others / (elapsed * (os.cpu_count() or 1))), 1.0)
+
+
+def _busy_and_own_seconds() -> tuple[float, float] | None:
+    """Since the start, summed over processors: seconds not idle of the machine, and seconds of this process."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    busy = sum(ticks) - ticks[3] - ticks[4]  # idle and waiting for disks
+    return busy / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def reset_peak() -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggtq.measure import interleaved_latency, quartiles, timed_ms
+from vggtq.measure import OtherWork, interleaved_latency, quartiles, timed_ms
 
 FP32, BF16 = "FP32", "BF16"
 SLOW = 6.0  # times FP32's
@@ -55,9 +55,10 @@ def rows_of(
         tried = [_tried(candidate, device) for candidate in candidates]
         running = [t for t in tried if isinstance(t, _Tried)]
         rounds = _rounds(running, seconds)
-        milliseconds = interleaved_latency(
-            {t.candidate.name: t.candidate.call for t in running}, rounds, device
-        )
+        with OtherWork() as others:
+            calls = {t.candidate.name: t.candidate.call for t in running}
+            milliseconds = interleaved_latency(calls, rounds, device)
+    case = case | {"others_cpu_share": others.share}
     exact = running[0].output if base is None else running[0].output - base
     rows = []
     for found in tried:
