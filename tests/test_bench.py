@@ -41,6 +41,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return state
 
 
+def test_no_call_always_follows_the_same_one() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abcdef"}
+    interleaved_latency(calls, dict.fromkeys(calls, 6), CPU)
+    rounds = ["".join(order[i : i + 6]) for i in range(0, 36, 6)]
+    assert all(sorted(one) == list("abcdef") for one in rounds)
+    pairs = [one[i : i + 2] for one in rounds for i in range(5)]
+    assert len(pairs) == len(set(pairs)) == 6 * 5, "every call once after every other"
+    assert all({one[place] for one in rounds} == set("abcdef") for place in range(6))
+
+
 def test_every_call_runs_once_per_round_and_the_order_rotates(clock: dict[str, float]) -> None:
     order: list[str] = []
 

@@ -45,12 +45,18 @@ def paired_latency(
 def interleaved_latency(
     calls: Mapping[str, Callable[[], object]], rounds: Mapping[str, int], device: torch.device
 ) -> dict[str, list[float]]:
-    """Milliseconds of every call, once in each of its first rounds[name] rounds, in an order that rotates."""
-    names = list(calls)
+    """Milliseconds of every call, once in each of its first rounds[name] rounds.
+
+    The order changes from round to round as in a Williams square (Williams 1949): over as many rounds as there are calls,
+    each call comes in every place and, if their number is even, after every other call once. What one call leaves behind
+    in caches and in the clock's frequency thus spoils no other call in particular.
+    """
+    names, count = list(calls), len(calls)
     samples: dict[str, list[float]] = {name: [] for name in names}
+    zigzag = [(i + 1) // 2 if i % 2 else -i // 2 for i in range(count)]  # 0, 1, -1, 2, -2, …
     for round_ in range(max(rounds.values())):
-        first = round_ % len(names)
-        for name in names[first:] + names[:first]:
+        for place in zigzag:
+            name = names[(place + round_) % count]
             if round_ < rounds[name]:
                 samples[name].append(timed_ms(calls[name], device))
     return samples
