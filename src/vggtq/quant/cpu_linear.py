@@ -10,7 +10,6 @@ from vggtq.quant.kernel_layout import KernelLayoutLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
-
 # Tokens that are rounded, multiplied and scaled together: what lies between stays in the cache, and in memory used before.
 TOKENS_AT_A_TIME = 512
 
@@ -107,14 +106,14 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         if self._correction is not None:
             inputs = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
             sums.addr_(inputs, self._correction, alpha=-1)
-        direct = out if out is not None and out.dtype == torch.float32 else None
+        place = out if out is not None and out.dtype == torch.float32 else sums
         if self.bias is None:
-            scaled = torch.mul(sums, scale, out=direct)
+            torch.mul(sums, scale, out=place)
         else:
-            scaled = torch.addcmul(self.bias.to(torch.float32), sums, scale, out=direct)
+            torch.addcmul(self.bias.to(torch.float32), sums, scale, out=place)
         if out is None:
-            return scaled.to(rows.dtype)
-        return out if direct is not None else out.copy_(scaled)
+            return place.to(rows.dtype)
+        return out if place is out else out.copy_(place)
 
 
 class FbgemmHalfLinear(KernelLayoutLinear):
