@@ -31,7 +31,7 @@ sweep: $(READY) ## compare eight schemes, one run each
 report: $(READY) ## merge all records below outputs/ into tables and charts
 	$(PY) -m vggtq.report $(ARGS)
 
-bench: $(READY) ## measure the kernels against FP32, in pairs
+bench: $(READY) ## time kernels, blocks and whole models against FP32 and BF16
 	$(PY) -m vggtq.bench $(ARGS)
 
 clean: ## remove the environment, caches and outputs

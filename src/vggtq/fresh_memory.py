@@ -82,11 +82,16 @@ def unmeasured(reason: str) -> dict[str, Any]:
 
 
 def measure_in_process(
-    model: Path, images: Path, device: torch.device, precision: str = "float32"
+    model: Path, images: Path, device: torch.device, precision: str = "float32", predictions: int = 1
 ) -> Numbers:
     """What `python -m vggtq.peak_memory` prints, with this process's number of threads. Raises CannotMeasureError."""
-    options = {"model": model, "images": images, "device": device.type, "threads": torch.get_num_threads()}
-    options["precision"] = precision
+    options: dict[str, object] = {
+        "model": model,
+        "images": images,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+    options |= {"precision": precision, "predictions": predictions}
     command = [
         sys.executable,
         "-m",

@@ -81,7 +81,7 @@ def _facts(header: Header, file_bytes: int) -> str:
             rows["trained on"] = f"`{header.model['domain']}` only: other images are outside of what it knows"
     if header.weights.random:
         rows["weights"] = "**random**: this model reconstructs nothing"
-    return _table(("", ""), [(key, str(value)) for key, value in rows.items()])
+    return _table([(key, str(value)) for key, value in rows.items()])
 
 
 def _usage(repo: str, header: Header) -> str:
@@ -111,16 +111,15 @@ def _measured(record: dict[str, Any]) -> str:
     rows.append(("speed", speedup, "{:.2f} × FP32"))
     known = [(label, pattern.format(value)) for label, value, pattern in rows if value is not None]
     env = record["environment"]
-    where = (
-        f"{env.get('gpu') or env.get('cpu')}, {env.get('threads')} threads, torch {env['versions']['torch']}"
-    )
+    machine = env.get("gpu") or f"{env.get('cpu')} ({count(env.get('threads') or 0, 'thread')})"
+    where = f"{machine}, torch {env['versions']['torch']}"
     scenes = _get(record, "dataset", "scenes") or []
     intro = (
         f"Against the same weights in FP32, on `{_get(record, 'dataset', 'name')}` "
         f"({count(len(scenes), 'scene')}), {where}, {str(record['started'])[:10]}:"
     )
     command = f"`{record['command']}`; the whole record is `{RECORD}`."
-    return "\n\n".join(["## Measured", intro, _table(("", ""), known), command])
+    return "\n\n".join(["## Measured", intro, _table(known), command])
 
 
 def _origin(header: Header) -> str:
@@ -146,9 +145,8 @@ def _get(record: dict[str, Any], *keys: str) -> Any:
     return value
 
 
-def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]
-    return "\n".join(lines)
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["|  |  |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
 
 
 def _mib(size: int) -> str:

@@ -7,6 +7,7 @@ either. The level before loading is that of Python, torch and vggtq alone; what 
 import contextlib
 import json
 import logging
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from vggtq.artifact import load, read_header
 from vggtq.command_line import execute, one_of, parse
 from vggtq.config import Device
-from vggtq.errors import DataError
+from vggtq.errors import ConfigError, DataError
 from vggtq.measure import peak_rss_bytes, reset_peak, rss_bytes
 
 HELP = """\
@@ -31,11 +32,13 @@ model      a model file that python -m vggtq.export wrote
 images     a folder of photographs, or a .safetensors file with a tensor `images`, (S, 3, H, W) float32 in [0, 1]
 device     cpu (default) or cuda
 threads    CPU threads; default: torch's choice
+predictions  how often to predict; default 1
 precision  float32 (default), or bfloat16: the aggregator under autocast, its weights converted beforehand
 
 Prints rss_before_load_bytes (Python, torch, vggtq and the images), load_peak_rss_bytes, rss_loaded_bytes,
-predict_peak_rss_bytes, peak_rss_bytes (the larger peak), cuda_peak_bytes (allocated; null on the CPU), load_seconds and
-predict_seconds (of the first prediction). Where a process cannot reset its peak, the two partial peaks are null.
+predict_peak_rss_bytes, peak_rss_bytes (the larger peak), cuda_peak_bytes (allocated; null on the CPU), load_seconds,
+predict_seconds (of the first prediction) and warm_seconds (median of further ones, or null). Where a process cannot reset its
+peak, the two partial peaks are null.
 """
 
 
@@ -49,9 +52,12 @@ class Options:
     images: str = field(metadata={"example": "name a folder of photographs: images=DIR"})
     device: str = "cpu"
     threads: int | None = None
+    predictions: int = 1
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.predictions < 1:
+            raise ConfigError(f"predictions={self.predictions}: use at least 1")
         one_of("device", self.device, ("cpu", "cuda"))
         one_of("precision", self.precision, ("float32", "bfloat16"))
 
@@ -68,9 +74,12 @@ class PeakMemory:
     cuda_peak_bytes: int | None
     load_seconds: float
     predict_seconds: float
+    warm_seconds: float | None  # median of the predictions after the first, None if there is only one
 
 
-def measure(model: Path, images: Tensor, device: torch.device, precision: str = "float32") -> PeakMemory:
+def measure(
+    model: Path, images: Tensor, device: torch.device, precision: str = "float32", predictions: int = 1
+) -> PeakMemory:
     """Loads and predicts in this process, which should have done nothing before. images: (S, 3, H, W) in [0, 1]."""
     if device.type == "cuda":
         torch.zeros(1, device=device)  # the context, which belongs to no model
@@ -83,10 +92,12 @@ def measure(model: Path, images: Tensor, device: torch.device, precision: str = 
     load_seconds = time.perf_counter() - started
     load_peak, level = peak_rss_bytes(), rss_bytes()
     reset_peak()
-    started = time.perf_counter()
-    with _autocast(device, precision):
-        loaded.predict(images)  # its outputs come back to the CPU, so that a GPU has finished
-    predict_seconds = time.perf_counter() - started
+    seconds = []
+    for _ in range(predictions):
+        started = time.perf_counter()
+        with _autocast(device, precision):
+            loaded.predict(images)  # its outputs come back to the CPU, so that a GPU has finished
+        seconds.append(time.perf_counter() - started)
     predict_peak = peak_rss_bytes()
     return PeakMemory(
         before,
@@ -96,7 +107,8 @@ def measure(model: Path, images: Tensor, device: torch.device, precision: str = 
         max(load_peak, predict_peak),
         torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         load_seconds,
-        predict_seconds,
+        seconds[0],
+        statistics.median(seconds[1:]) if seconds[1:] else None,
     )
 
 
@@ -128,7 +140,8 @@ def _work(argv: Sequence[str]) -> None:
 
     device = resolve_device(Device(options.device, options.threads))
     model = Path(options.model)
-    measured = measure(model, read_images(Path(options.images), model), device, options.precision)
+    images = read_images(Path(options.images), model)
+    measured = measure(model, images, device, options.precision, options.predictions)
     print(json.dumps(asdict(measured), indent=1))
 
 

@@ -3,6 +3,9 @@
 import torch
 from torch import nn
 
+from vggtq.quant.blocked_planes import PlanesLinear
+from vggtq.quant.blocked_rows import EmbeddingRowsLinear
+from vggtq.quant.blocked_wide import WideLinear
 from vggtq.quant.cpu_linear import FbgemmHalfLinear, OneDnnInt8Linear
 from vggtq.quant.cuda_linear import CudaHalfLinear, IntMatmulLinear
 from vggtq.quant.cuda_triton import Float8Linear, PackedWeightLinear, TritonInt8Linear
@@ -18,6 +21,9 @@ LINEAR_BACKENDS: tuple[type[QuantLinear], ...] = (
     PackedWeightLinear,
     FbgemmHalfLinear,
     CudaHalfLinear,
+    EmbeddingRowsLinear,
+    PlanesLinear,
+    WideLinear,
     ReferenceLinear,
 )
 

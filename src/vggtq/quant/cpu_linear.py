@@ -1,49 +1,17 @@
 """Linear layers on the CPU's own kernels for packed weights: oneDNN's int8 product and fbgemm's half-precision weights."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vggtq.quant.activations import token_codes, token_scales
-from vggtq.quant.linear import QuantLinear
+from vggtq.quant.kernel_layout import KernelLayoutLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
-
-class KernelLayoutLinear(QuantLinear):
-    """A weight in the layout of a CPU kernel. Saved and copied as the codes that it stands for; bound to the CPU."""
-
-    def packed(self) -> PackedWeight:
-        """The weight as it is stored, made anew from the kernel's layout."""
-        kept = self.weight_tensors()
-        return PackedWeight(
-            kept["codes"],
-            kept.get("scale"),
-            kept.get("zero_point"),
-            self.spec,
-            self.in_features,
-            0.0,
-            0.0,
-            (),
-            self.weight_id,
-        )
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination |= {prefix + name: tensor for name, tensor in self.weight_tensors().items()}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.packed(), self.bias, self.activations)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
-        if fn(torch.zeros(())).device.type != "cpu":
-            raise RuntimeError(
-                f"a layer on {self.backend} is laid out for the CPU and cannot move; quantize_ the model after moving it"
-            )
-        return super()._apply(fn, recurse)
+# Tokens that are rounded, multiplied and scaled together: what lies between stays in the cache, and in memory used before.
+TOKENS_AT_A_TIME = 512
 
 
 class OneDnnInt8Linear(KernelLayoutLinear):
@@ -116,16 +84,36 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         return token_codes(rows, scale, zero, torch.uint8), scale, zero
 
     def multiply(self, rows: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # what is written in place knows no gradients
+            with torch.no_grad():
+                return self.multiply(rows)
+        count = -(-rows.shape[0] // TOKENS_AT_A_TIME)
+        if count <= 1:
+            return self._product(rows, None)
+        step = -(-rows.shape[0] // count)
+        out = rows.new_empty(rows.shape[0], self.out_features)
+        for part, place in zip(rows.split(step), out.split(step), strict=True):
+            self._product(part, place)
+        return out
+
+    def _product(self, rows: Tensor, out: Tensor | None) -> Tensor:
+        """A few tokens, (t, in), to (t, out) in their dtype; written to `out` if there is one."""
         codes, scale, zero = self.input_codes(rows.to(torch.float32))
         # fmt: off
-        out = torch.ops.onednn.qlinear_pointwise(
+        sums = torch.ops.onednn.qlinear_pointwise(
             codes, 1.0, zero, self._weight, self._row_scale, self._no_zero, None, 1.0, 0, torch.float32, "none", [], "")
         # fmt: on
         if self._correction is not None:
-            sums = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
-            out.addr_(sums, self._correction, alpha=-1)
-        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale)
-        return out.to(rows.dtype)
+            inputs = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
+            sums.addr_(inputs, self._correction, alpha=-1)
+        place = out if out is not None and out.dtype == torch.float32 else sums
+        if self.bias is None:
+            torch.mul(sums, scale, out=place)
+        else:
+            torch.addcmul(self.bias.to(torch.float32), sums, scale, out=place)
+        if out is None:
+            return place.to(rows.dtype)
+        return out if place is out else out.copy_(place)
 
 
 class FbgemmHalfLinear(KernelLayoutLinear):

@@ -94,11 +94,13 @@ class TritonInt8Linear(DynamicLinear):
 class Float8Linear(DynamicLinear):
     """FP8: e4m3 × e4m3 by cuBLAS or CUTLASS (torch._scaled_mm) where it can, else by Triton's kernel.
 
-    torch._scaled_mm writes bfloat16 and needs Hopper and sizes that are multiples of 16. Both sum with the tensor cores' fast
-    accumulation, which keeps about 14 bits of each partial sum: small beside e4m3's own 4.
+    torch._scaled_mm writes bfloat16, needs Hopper and sizes that are multiples of 16, and is slow for few rows (vLLM pads its
+    inputs to 17). Both sum with the tensor cores' fast accumulation, which keeps about 14 bits of each partial sum: much
+    beside e4m3's own 4.
     """
 
     backend = "cuda_fp8"
+    FEW_ROWS = 16
 
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
         super().__init__(packed, bias, activations)
@@ -124,7 +126,8 @@ class Float8Linear(DynamicLinear):
         return {"codes": self.get_buffer("codes"), "scale": self.scale}
 
     def product(self, rows: QuantizedRows, dtype: torch.dtype) -> Tensor:
-        if not self.has_scaled_mm or dtype != torch.bfloat16 or rows.codes.shape[0] == 0:
+        few = rows.codes.shape[0] <= self.FEW_ROWS
+        if few or not self.has_scaled_mm or dtype != torch.bfloat16:
             return self.scaled_product(rows, dtype)
         return torch._scaled_mm(
             rows.codes,
