@@ -4,10 +4,10 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint sweep report bench clean
+.PHONY: help run test test-browser lint sweep report bench clean
 
 help: ## show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,9 @@ run: $(READY) ## quantize the default model, compare it with FP32, leave a recor
 
 test: $(READY) ## run all tests
 	$(PY) -m pytest $(ARGS)
+
+test-browser: $(READY) ## test the report page in headless Chromium (apt-get install chromium chromium-driver)
+	$(PY) -m pytest tests/browser/page_checks.py $(ARGS)
 
 lint: $(READY) ## check style, formatting and types
 	$(PY) -m ruff check .

@@ -22,8 +22,9 @@ folders      where to look, at any depth; without any: outputs
 report.lang  en (default) or zh
 report.out   folder for the report, default outputs/report
 
-Writes comparison.csv, comparison.md, comprehensive_results.json, comprehensive_report.txt and
-comprehensive_visualizations.png (one more page, _2 and so on, for each group of comparable runs).
+Writes index.html (one page that opens from disk: table, charts, geometry, a choice within limits), comparison.csv,
+comparison.md, comprehensive_results.json, comprehensive_report.txt and comprehensive_visualizations.png (one more
+page, _2 and so on, for each group of comparable runs).
 
   python -m vggtq.report
   python -m vggtq.report outputs/runs report.lang=zh report.out=report_zh
