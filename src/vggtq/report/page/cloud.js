@@ -91,7 +91,7 @@ function resetView() { Object.assign(orbit, home); renderAll(); }
 function aim(positions) {
   const middle = [0, 1, 2].map((k) => percentile(positions.map((p) => p[k]), 0.5));
   const far = percentile(positions.map((p) => Math.hypot(...minus(p, middle))), 0.9) || 1;
-  home = { yaw: 0.45, pitch: 0.3, distance: 2.3 * far, target: middle, extent: far };
+  home = { yaw: 0.45, pitch: 0.3, distance: 2.6 * far, target: middle, extent: far };
   resetView();
 }
 
