@@ -1,5 +1,6 @@
 """Quantized counterparts of the modules that hold weights: how each lays its weight out as rows, and what replaces it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations
+from vggtq.quant.transform import InputTransform
 
 
 class QuantConv(nn.Module):
@@ -50,6 +52,31 @@ class QuantConv(nn.Module):
         return F.conv2d(
             x, weight.view(self.weight_shape), bias, self.stride, self.padding, self.dilation, self.groups
         )
+
+
+class TransformedLinear(nn.Module):
+    """A quantized linear whose weight was rounded in another basis: the inputs are brought there first."""
+
+    def __init__(self, linear: QuantLinear, transform: InputTransform) -> None:
+        super().__init__()
+        self.linear, self.rotation = linear, transform.rotation
+        self.register_buffer("input_scale", transform.scale)
+
+    @property
+    def transform(self) -> InputTransform:
+        """What inputs go through."""
+        return InputTransform(self._buffers["input_scale"], self.rotation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.transform.inputs(x))
+        return out
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TransformedLinear":
+        scale = self._buffers["input_scale"]
+        super()._apply(fn, recurse)
+        if scale is not None:  # moves between devices, but keeps its numbers
+            self._buffers["input_scale"] = scale.to(fn(scale).device)
+        return self
 
 
 class QuantMultiheadAttention(nn.Module):
