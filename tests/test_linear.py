@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggtq.quant import cpu_linear
-from vggtq.quant.backends import linear_backend
+from vggtq.quant.backends import linear_backend, quantized_linear
 from vggtq.quant.cpu_linear import FbgemmHalfLinear, OneDnnInt8Linear, onednn_activation_bits
 from vggtq.quant.linear import ReferenceLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
@@ -71,6 +71,34 @@ def test_onednn_is_exact_on_its_own_codes(
         expected.abs().amax() + (x.abs().sum(1).amax() * draw(weights, 48, 512, seed=1).abs().amax())
     )
     assert (layer(x) - expected).abs().max() <= bound
+
+
+@needs_onednn
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_are_multiplied_a_few_at_a_time(
+    symmetric: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack_weight(draw("gaussian", 24, 64), Weights(symmetric=symmetric))
+    x = draw("outliers", 70, 64, seed=2).to(dtype)
+    layer = OneDnnInt8Linear(packed, nn.Parameter(torch.randn(24)), DYNAMIC)
+    at_once = layer(x)
+    monkeypatch.setattr(cpu_linear, "TOKENS_AT_A_TIME", 16)
+    torch.testing.assert_close(layer(x), at_once)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("activations", [Activations(), DYNAMIC], ids=["float", "dynamic"])
+def test_biases_may_be_stored_in_half_precision(dtype: torch.dtype, activations: Activations) -> None:
+    packed, bias, x = (
+        pack_weight(draw("gaussian", 8, 16), Weights()),
+        torch.randn(8).to(dtype),
+        draw("uniform", 3, 16),
+    )
+    half, full = (
+        quantized_linear(packed, nn.Parameter(b), activations)(x) for b in (bias, bias.to(torch.float32))
+    )
+    assert torch.equal(half, full)
 
 
 @needs_onednn

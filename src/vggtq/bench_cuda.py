@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _software() -> dict[str, Any]:
+    """Versions that matter on a GPU beside those of every record."""
+    return {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "triton": version("triton")}
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
@@ -71,7 +77,7 @@ def main() -> None:
         )
     device = torch.device("cuda", torch.cuda.current_device())
     torch.backends.cudnn.benchmark = True  # the fastest convolutions, for both sides
-    report: dict[str, Any] = {"environment": environment(device, seed=0) | {"cuda": torch.version.cuda}}
+    report: dict[str, Any] = {"environment": environment(device, seed=0) | _software()}
     for part in chosen.parts:
         report[part] = []
         for row in _rows(part, chosen, device):

@@ -5,7 +5,7 @@ that drift of the clock, of the caches and of the machine's other work hits both
 within pairs; all samples are kept.
 """
 
-import math
+import os
 import statistics
 import sys
 import time
@@ -24,7 +24,11 @@ def paired_latency(
     device: torch.device,
 ) -> dict[str, Any]:
     """Times both, `rounds` pairs after `warmup` pairs. Returns the entry of one reference in the record's `latency`."""
-    samples = interleaved_latency({"reference": reference, "quantized": quantized}, rounds, warmup, device)
+    calls = {"reference": reference, "quantized": quantized}
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    samples = interleaved_latency(calls, dict.fromkeys(calls, rounds), device)
     reference_ms, quantized_ms = samples["reference"], samples["quantized"]
     ratios = [r / q for r, q in zip(reference_ms, quantized_ms, strict=True)]
     low, high = quartiles(ratios)
@@ -39,27 +43,22 @@ def paired_latency(
 
 
 def interleaved_latency(
-    calls: Mapping[str, Callable[[], object]],
-    rounds: int,
-    warmup: int,
-    device: torch.device,
-    slow: float | None = None,
+    calls: Mapping[str, Callable[[], object]], rounds: Mapping[str, int], device: torch.device
 ) -> dict[str, list[float]]:
-    """Milliseconds of every call, once per round, in an order that rotates from round to round.
+    """Milliseconds of every call, once in each of its first rounds[name] rounds.
 
-    With `slow`, a call that took more than `slow` times the first one's in the last warm-up runs in the first 3 rounds only.
+    The order changes from round to round as in a Williams square (Williams 1949): over as many rounds as there are calls,
+    each call comes in every place and, if their number is even, after every other call once. What one call leaves behind
+    in caches and in the clock's frequency thus spoils no other call in particular.
     """
-    names = list(calls)
-    warm = dict.fromkeys(names, math.inf)
-    for _ in range(warmup):
-        warm = {name: _timed(calls[name], device) for name in names}
+    names, count = list(calls), len(calls)
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(rounds):
-        first = round_ % len(names)
-        for name in names[first:] + names[:first]:
-            dragging = slow is not None and warm[name] > slow * warm[names[0]]
-            if not dragging or round_ < 3:
-                samples[name].append(_timed(calls[name], device))
+    zigzag = [(i + 1) // 2 if i % 2 else -i // 2 for i in range(count)]  # 0, 1, -1, 2, -2, …
+    for round_ in range(max(rounds.values())):
+        for place in zigzag:
+            name = names[(place + round_) % count]
+            if round_ < rounds[name]:
+                samples[name].append(timed_ms(calls[name], device))
     return samples
 
 
@@ -71,7 +70,7 @@ def quartiles(samples: list[float]) -> tuple[float, float]:
     return low, high
 
 
-def _timed(call: Callable[[], object], device: torch.device) -> float:
+def timed_ms(call: Callable[[], object], device: torch.device) -> float:
     """Milliseconds of one call, until the device has finished."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     synchronize()
@@ -79,6 +78,36 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
     call()
     synchronize()
     return (time.perf_counter() - started) * 1e3
+
+
+class OtherWork:
+    """How busy other processes kept this machine within a `with` block: `share` of all processors' time, or None.
+
+    What a hypervisor gave to other machines counts too. None where there is no /proc/stat.
+    """
+
+    share: float | None = None
+
+    def __enter__(self) -> "OtherWork":
+        self._before = _busy_and_own_seconds()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        after, elapsed = _busy_and_own_seconds(), time.perf_counter() - self._started
+        if self._before is not None and after is not None and elapsed > 0:
+            others = (after[0] - self._before[0]) - (after[1] - self._before[1])
+            self.share = min(max(0.0, others / (elapsed * (os.cpu_count() or 1))), 1.0)
+
+
+def _busy_and_own_seconds() -> tuple[float, float] | None:
+    """Since the start, summed over processors: seconds not idle of the machine, and seconds of this process."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    busy = sum(ticks) - ticks[3] - ticks[4]  # idle and waiting for disks
+    return busy / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def reset_peak() -> bool:

@@ -25,7 +25,7 @@ Speed, error and bytes of every kernel here, of transformer blocks and of whole 
   python -m vggtq.bench                    kernels, blocks and models (make bench): about four minutes on two cores
   python -m vggtq.bench kernels blocks     some of them
   python -m vggtq.bench frames             peak memory and latency against the number of frames
-  BENCH_FULL=1 python -m vggtq.bench …     VGGT-1B with random weights too: a quarter of an hour, 10 GB of memory
+  BENCH_FULL=1 python -m vggtq.bench …     VGGT-1B with random weights and compiled kernels too: long, 10 GB of memory
 
 Tools of others are measured where they are installed: pip install 'vggtq[bench]'.
 Results: outputs/bench/{bench,frames}.json, .md and .png.
@@ -83,7 +83,7 @@ def _sections(device: torch.device) -> dict[str, Callable[[], Rows]]:
     from vggtq.bench.models import CASES, FULL_CASES, model_rows
 
     return {
-        "kernels": lambda: kernel_rows(device),
+        "kernels": lambda: kernel_rows(device, full=_full()),
         "blocks": lambda: block_rows(device),
         "models": lambda: model_rows(device, FULL_CASES if _full() else CASES),
     }

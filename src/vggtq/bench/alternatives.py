@@ -14,15 +14,17 @@ from vggtq.bench import onnx_linear
 from vggtq.bench.rows import INSTALL, Candidate, Missing, reason_of
 from vggtq.models.weight_source import quiet
 
+INT8_DYNAMIC = "Int8DynamicActivationInt8WeightConfig"  # of torchao
+
 
 @dataclass(frozen=True)
 class Tool:
-    """A way to quantize the linear layers of any module in place or to return a quantized one; `package` is what it imports."""
+    """A way to quantize the linear layers of any module, in place or not; `package` is what it imports."""
 
     name: str
     package: str
     quantize: Callable[[nn.Module], nn.Module]
-    activation_bits: int | None = None
+    compiled: bool = False  # by torch.compile, which takes some seconds per shape and a C++ compiler
 
 
 def _torch_dynamic(module: nn.Module) -> nn.Module:
@@ -63,10 +65,22 @@ def _quanto(weights: str) -> Callable[[nn.Module], nn.Module]:
     return quantize
 
 
+def compiled(module: nn.Module) -> nn.Module:
+    """`module` behind torch.compile, weights folded in; it compiles at the first call."""
+    optimized: Any = torch.compile(module, dynamic=False, options={"freezing": True})
+    return optimized
+
+
+def _float32(module: nn.Module) -> nn.Module:
+    return module
+
+
 TOOLS = (
-    Tool("torch quantize_dynamic", "torch", _torch_dynamic, 8),
+    Tool("torch.compile FP32", "torch", _float32, compiled=True),
+    Tool("torch quantize_dynamic", "torch", _torch_dynamic),
     Tool("torchao int8 weights", "torchao", _torchao("Int8WeightOnlyConfig")),
-    Tool("torchao int8 dynamic", "torchao", _torchao("Int8DynamicActivationInt8WeightConfig"), 8),
+    Tool("torchao int8 dynamic", "torchao", _torchao(INT8_DYNAMIC)),
+    Tool("torchao int8 dynamic, compiled", "torchao", _torchao(INT8_DYNAMIC), compiled=True),
     Tool("torchao int4 group 64", "torchao", _torchao_int4),
     Tool("quanto int8 weights", "optimum.quanto", _quanto("qint8")),
     Tool("quanto int4 weights", "optimum.quanto", _quanto("qint4")),
@@ -87,15 +101,16 @@ def quantized_by(tool: Tool, module: nn.Module) -> nn.Module | Missing:
         return Missing(tool.name, tool.package, INSTALL)
     try:
         with quiet("torchao", "torch.utils._pytree"):
-            return tool.quantize(copy.deepcopy(module)).eval()
+            quantized = tool.quantize(copy.deepcopy(module)).eval()
+            return compiled(quantized) if tool.compiled else quantized
     except Exception as error:  # whatever another tool raises is that tool's row
         return Missing(tool.name, tool.package, reason_of(error))
 
 
-def linear_alternatives(x: Tensor, linear: nn.Linear) -> list[Candidate | Missing]:
-    """Every tool on one linear layer. x: (T, in)."""
+def linear_alternatives(x: Tensor, linear: nn.Linear, full: bool = False) -> list[Candidate | Missing]:
+    """Every tool on one linear layer; with `full` also those that compile, ten seconds for each. x: (T, in)."""
     found: list[Candidate | Missing] = []
-    for tool in TOOLS:
+    for tool in (tool for tool in TOOLS if not tool.compiled or full):
         # Tools replace children, so the layer needs a parent.
         module = quantized_by(tool, nn.Sequential(linear))
         found.append(
@@ -105,6 +120,9 @@ def linear_alternatives(x: Tensor, linear: nn.Linear) -> list[Candidate | Missin
 
 
 def candidate_of(tool: Tool, module: nn.Module, call: Callable[[], Tensor]) -> Candidate:
+    """Compiled modules keep weights in layouts that cannot be asked for their size."""
+    if tool.compiled:
+        return Candidate(tool.name, call, "inductor", None, tool=tool.package)
     return Candidate(tool.name, call, "eager", resident_bytes(module), tool=tool.package)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from vggtq.bench.alternatives import TOOLS, candidate_of, quantized_by
+from vggtq.bench.alternatives import TOOLS, candidate_of, compiled, quantized_by
 from vggtq.bench.rows import BF16, FP32, Candidate, Missing, Row, rows_of
 from vggtq.environment import has_bf16
 from vggtq.models.loading import share_parameters
@@ -18,7 +18,7 @@ from vggtq.quant.size import resident_bytes
 DIM, HEADS, SPECIAL = 1024, 16, 5
 GRID = (25, 37)  # patches of a 350 × 518 frame; with the special tokens 930
 FRAMES = (1, 5)  # 930 tokens as a frame block sees them, 4650 as a global block of five frames
-ROUNDS = 5
+SECONDS = 12.0  # per number of tokens
 
 INT4 = Weights(bits=4, granularity="group", group_size=64, scale_dtype="float16")
 SCHEMES = (
@@ -35,7 +35,7 @@ def block_rows(device: torch.device) -> Iterator[list[Row]]:
         block, x, rope = case_of(frames, device)
         case = {"section": "block", "case": f"block, {x.shape[1]} tokens", "tokens": x.shape[1]}
         case["float32_bytes"] = sum(4 * p.numel() for p in block.parameters())
-        yield rows_of(case, _candidates(block, x, rope), ROUNDS, device, base=x)
+        yield rows_of(case, _candidates(block, x, rope), SECONDS, device, base=x)
 
 
 def case_of(frames: int, device: torch.device) -> tuple[Block, Tensor, tuple[Tensor, Tensor]]:
@@ -60,6 +60,10 @@ def _candidates(block: Block, x: Tensor, rope: tuple[Tensor, Tensor]) -> list[Ca
         half_linears_(half)
         found.append(
             Candidate(BF16, lambda: _autocast(half, x, rope), "autocast", resident_bytes(half), tool="torch")
+        )
+        fused = compiled(half)
+        found.append(
+            Candidate("torch.compile BF16", lambda: _autocast(fused, x, rope), "inductor", None, tool="torch")
         )
     for scheme in SCHEMES:
         twin = share_parameters(block)

@@ -20,7 +20,7 @@ LARGE = [
     for i, o in ((1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024))
 ]
 SHAPES = [*LARGE, (300, 256, 1024), (300, 1024, 256)]
-ROUNDS = 5
+SECONDS = 5.0  # per shape
 
 DYNAMIC, FLOAT = Activations("dynamic"), Activations()
 
@@ -43,14 +43,16 @@ SCHEMES: dict[str, tuple[Weights, Activations]] = {
 }
 
 
-def kernel_rows(device: torch.device, shapes: list[tuple[int, int, int]] = SHAPES) -> Iterator[list[Row]]:
-    """One list of rows per shape."""
+def kernel_rows(
+    device: torch.device, shapes: list[tuple[int, int, int]] = SHAPES, full: bool = False
+) -> Iterator[list[Row]]:
+    """One list of rows per shape; with `full` also what has to be compiled first."""
     for tokens, inputs, outputs in shapes:
         case: Row = {"section": "kernel", "case": f"{tokens} × {inputs} → {outputs}"}
         case |= {"tokens": tokens, "inputs": inputs, "outputs": outputs}
         x, linear = case_of(tokens, inputs, outputs, device)
         case["float32_bytes"] = 4 * (linear.weight.numel() + outputs)
-        yield rows_of(case, _candidates(x, linear, device), ROUNDS, device)
+        yield rows_of(case, _candidates(x, linear, device, full), SECONDS, device)
 
 
 def case_of(tokens: int, inputs: int, outputs: int, device: torch.device) -> tuple[Tensor, nn.Linear]:
@@ -63,7 +65,7 @@ def case_of(tokens: int, inputs: int, outputs: int, device: torch.device) -> tup
     return torch.randn(tokens, inputs, generator=generator).to(device), linear.to(device)
 
 
-def _candidates(x: Tensor, linear: nn.Linear, device: torch.device) -> list[Candidate | Missing]:
+def _candidates(x: Tensor, linear: nn.Linear, device: torch.device, full: bool) -> list[Candidate | Missing]:
     float_bytes = 4 * (linear.weight.numel() + linear.out_features)
     found: list[Candidate | Missing] = [
         Candidate(FP32, lambda: linear(x), "F.linear", float_bytes, tool="torch")
@@ -73,7 +75,7 @@ def _candidates(x: Tensor, linear: nn.Linear, device: torch.device) -> list[Cand
         # A BF16 model hands BF16 inputs on, so that converting them is no part of the product.
         found.append(Candidate(BF16, lambda: F.linear(*half), "F.linear", float_bytes // 2, tool="torch"))
     found += [_own(name, x, linear) for name in SCHEMES]
-    return found + linear_alternatives(x, linear)
+    return found + linear_alternatives(x, linear, full)
 
 
 def _own(name: str, x: Tensor, linear: nn.Linear) -> Candidate:

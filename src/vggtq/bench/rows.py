@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggtq.measure import interleaved_latency, quartiles
+from vggtq.measure import OtherWork, interleaved_latency, quartiles, timed_ms
 
 FP32, BF16 = "FP32", "BF16"
-SLOW = 5.0  # whoever takes 5 times as long as FP32 gets 3 rounds: its place is clear
+SLOW = 6.0  # times FP32's
+ROUNDS = (3, 25)
 INSTALL = "not installed: pip install 'vggtq[bench]'"
 Row = dict[str, Any]
 
@@ -40,46 +41,68 @@ class Missing:
 def rows_of(
     case: Row,
     candidates: Sequence[Candidate | Missing],
-    rounds: int,
+    seconds: float,
     device: torch.device,
     base: Tensor | None = None,
 ) -> list[Row]:
     """Rows of one case; the first candidate is FP32, whose output is exact. `case`: columns that all rows share.
 
-    `base` is subtracted from outputs before they are compared: a residual block is judged by what it adds to its input.
+    As many rounds as `seconds` allow, within ROUNDS. `base` is subtracted from outputs before they are compared: a residual
+    block is judged by what it adds to its input.
     """
     # Not inference_mode, which some tools do not work in.
     with torch.no_grad():
-        outputs: dict[str, Tensor] = {}
-        candidates = [_entered(candidate, outputs) for candidate in candidates]
-        running = [c for c in candidates if isinstance(c, Candidate)]
-        milliseconds = interleaved_latency({c.name: c.call for c in running}, rounds, 1, device, SLOW)
-    exact = outputs[FP32] if base is None else outputs[FP32] - base
+        tried = [_tried(candidate, device) for candidate in candidates]
+        running = [t for t in tried if isinstance(t, _Tried)]
+        rounds = _rounds(running, seconds)
+        with OtherWork() as others:
+            calls = {t.candidate.name: t.candidate.call for t in running}
+            milliseconds = interleaved_latency(calls, rounds, device)
+    case = case | {"others_cpu_share": others.share}
+    exact = running[0].output if base is None else running[0].output - base
     rows = []
-    for candidate in candidates:
-        row = case | {"name": candidate.name, "tool": candidate.tool}
-        if isinstance(candidate, Missing):
-            rows.append(row | {"skipped": candidate.reason})
+    for found in tried:
+        if isinstance(found, Missing):
+            rows.append(case | {"name": found.name, "tool": found.tool, "skipped": found.reason})
             continue
-        output = outputs[candidate.name] if base is None else outputs[candidate.name] - base
-        row |= {"backend": candidate.backend, "simulated": candidate.simulated}
-        row |= {"resident_bytes": candidate.resident_bytes, "ms": milliseconds[candidate.name]}
-        row["relative_error"] = float((output - exact).norm() / exact.norm())
-        rows.append(row | {"speedup": _ratios(milliseconds, candidate.name)})
+        own = found.candidate
+        output = found.output if base is None else found.output - base
+        error = float((output - exact).norm() / exact.norm())
+        row = case | {"name": own.name, "tool": own.tool, "backend": own.backend, "simulated": own.simulated}
+        row |= {"resident_bytes": own.resident_bytes, "relative_error": error, "ms": milliseconds[own.name]}
+        rows.append(row | {"speedup": _ratios(milliseconds, own.name)})
     return rows
 
 
-def _entered(candidate: Candidate | Missing, outputs: dict[str, Tensor]) -> Candidate | Missing:
-    """Computes and enters its output; another tool that raises then becomes the reason why it is missing."""
+@dataclass(frozen=True)
+class _Tried:
+    """A candidate that has run once, which warmed it up. ms: how long that took."""
+
+    candidate: Candidate
+    output: Tensor
+    ms: float
+
+
+def _tried(candidate: Candidate | Missing, device: torch.device) -> "_Tried | Missing":
+    """Runs it once; what another tool raises becomes the reason why it is missing."""
     if isinstance(candidate, Missing):
         return candidate
     try:
-        outputs[candidate.name] = candidate.call().float()
+        output = candidate.call().float()
     except Exception as error:
-        if candidate.tool in ("vggtq", "torch"):
+        if candidate.tool == "vggtq" or candidate.name in (FP32, BF16):
             raise
         return Missing(candidate.name, candidate.tool, reason_of(error))
-    return candidate
+    return _Tried(candidate, output, timed_ms(candidate.call, device))
+
+
+def _rounds(tried: Sequence[_Tried], seconds: float) -> dict[str, int]:
+    """By name; whoever is slow runs once, for its place is clear."""
+    slow = {t.candidate.name for t in tried if t.ms > SLOW * tried[0].ms}
+    round_ms = sum(t.ms for t in tried if t.candidate.name not in slow)
+    fewest, most = ROUNDS
+    rounds = min(max(int(1e3 * seconds / round_ms), fewest), most)
+    return {t.candidate.name: 1 if t.candidate.name in slow else rounds for t in tried}
 
 
 def reason_of(error: Exception) -> str:
@@ -93,9 +116,7 @@ def _ratios(milliseconds: Mapping[str, list[float]], name: str) -> dict[str, Any
     found = {}
     for reference in (FP32, BF16):
         if reference in milliseconds:
-            pairs = zip(
-                milliseconds[reference], milliseconds[name], strict=False
-            )  # slow ones have fewer rounds
+            pairs = zip(milliseconds[reference], milliseconds[name], strict=False)  # slow ones have one round
             ratios = [r / own for r, own in pairs]
             low, high = quartiles(ratios)
             found[reference.lower()] = {"median": statistics.median(ratios), "q25": low, "q75": high}

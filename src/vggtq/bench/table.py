@@ -15,7 +15,7 @@ def print_table(rows: Sequence[Row], env: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title_of(env), caption=CAPTION)
+    table = Table(title=title_of(env), caption=f"{CAPTION}; {others(rows)}")
     for heading in ("case", "what", "× FP32 (quartiles)", "× BF16", "error", "memory", "backend"):
         table.add_column(heading, justify="left" if heading in ("case", "what", "backend") else "right")
     for index, row in enumerate(rows):
@@ -39,6 +39,14 @@ def title_of(env: dict[str, Any]) -> str:
     """Hardware and versions in one line."""
     where = f"{env['gpu'] or env['cpu']} ({env['cpu_capability']}), {env['threads']} threads"
     return f"{where}, torch {env['versions']['torch']}"
+
+
+def others(rows: Sequence[Row]) -> str:
+    """How quiet the machine was, in words."""
+    shares = [row["others_cpu_share"] for row in rows if row.get("others_cpu_share") is not None]
+    if not shares:
+        return "how busy other processes kept the machine is unknown"
+    return f"other processes had at most {max(shares):.0%} of the processors meanwhile"
 
 
 def cells_of(row: Row) -> list[str]:

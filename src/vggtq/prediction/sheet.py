@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vggtq.atomic import replacing
+from vggtq.models.weight_source import quiet
 from vggtq.prediction.maps import CONFIDENCE_COLOURS, DEPTH_COLOURS, colour_range
 from vggtq.prediction.result import Prediction
 from vggtq.report.fonts import find_cjk_font
@@ -34,11 +35,12 @@ def write_sheet(path: Path, prediction: Prediction, caption: str) -> None:
     grid = Grid(shown, CELL * height / width)
     figure = Figure(figsize=grid.size, facecolor="white")
     FigureCanvasAgg(figure)
-    _draw(figure, grid, frames, prediction)
     some = f"{shown} of {total} images" if shown < total else ""
     text = "   ".join(filter(None, (caption, some)))
     figure.text(MARGIN / grid.size[0], 1 - 0.25 / grid.size[1], text, fontsize=10, parse_math=False)
-    with replacing(path) as temporary:
+    # for each text in a font of one weight only, matplotlib would say that it takes that one
+    with replacing(path) as temporary, quiet("matplotlib.font_manager"):
+        _draw(figure, grid, frames, prediction)
         figure.savefig(temporary, dpi=DPI, format="png")
 
 

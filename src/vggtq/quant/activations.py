@@ -1,11 +1,18 @@
-"""Dynamic activations: one symmetric scale per token, found at run time (ZeroQuant, Yao et al. 2022, §4.1).
+"""Dynamic activations: one symmetric scale per token, found at run time (ZeroQuant, Yao et al. 2022, §4.1), or one affine
+scale per image for convolutions.
 
 x ≈ scale · code with scale = max|row| / (2^(b-1)-1). A row of zeros gets code 0; a row with NaN or Inf gets a non-finite
 scale, so that its output is non-finite too.
 """
 
+import math
+
 import torch
 from torch import Tensor
+
+from vggtq.quant.scratch import scratch
+
+_PIECE = 2**17
 
 
 def token_scales(rows: Tensor, bits: int) -> Tensor:
@@ -18,12 +25,52 @@ def token_scales(rows: Tensor, bits: int) -> Tensor:
 def token_codes(rows: Tensor, scale: Tensor, offset: int, dtype: torch.dtype) -> Tensor:
     """round(x / scale) + offset as (T, C) `dtype`; the offset makes all codes positive. Halves round up.
 
-    One product, one sum, one truncation: on a CPU these passes over the input cost as much as a small product itself.
+    One product, one sum, one truncation: on a CPU these passes over the input cost as much as a small product itself, so they
+    reuse memory there; elsewhere product and sum are one kernel.
     """
-    return torch.addcmul(rows.new_full((), offset + 0.5), rows, scale.reciprocal()).to(dtype)
+    if rows.device.type != "cpu":
+        return torch.addcmul(rows.new_full((), offset + 0.5), rows, scale.reciprocal()).to(dtype)
+    scaled = scratch("codes of tokens", rows.numel(), torch.float32).view(rows.shape)
+    return torch.mul(rows, scale.reciprocal(), out=scaled).add_(offset + 0.5).to(dtype)
 
 
 def fake_quantize(rows: Tensor, bits: int) -> Tensor:
     """rows rounded to `bits` and brought back, (T, C), same dtype: what a simulated kernel multiplies."""
     scale = token_scales(rows, bits)
     return (torch.round(rows / scale) * scale).to(rows.dtype)
+
+
+def affine_parameters(values: Tensor, bits: int) -> tuple[float, int]:
+    """Scale and zero point of codes 0 … 2^bits-1 for a whole float32 tensor; the range is widened to contain zero.
+
+    NaN or Inf anywhere gives a scale of NaN. One code is left unused, so that rounding the zero point cannot overflow.
+    """
+    low, high = (float(value) for value in torch.aminmax(values))
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / (2**bits - 2), torch.finfo(torch.float32).tiny)
+    if not math.isfinite(scale):
+        return math.nan, 0
+    return scale, round(-low / scale)
+
+
+def affine_codes(values: Tensor, scale: float, zero_point: int) -> Tensor:
+    """round(x / scale) + zero_point as uint8 in the memory order of x. Halves round up."""
+    codes = torch.empty_like(values, dtype=torch.uint8)
+    flat, flat_codes = _in_memory_order(values), _in_memory_order(codes)
+    if flat is None or flat_codes is None:
+        return torch.mul(values, 1 / scale).add_(zero_point + 0.5).to(torch.uint8)
+    # In pieces that stay in the cache: a float tensor as large as the input would cost more in fresh pages than in sums.
+    piece = scratch("codes of activations", min(flat.numel(), _PIECE), torch.float32)
+    for part, part_codes in zip(flat.split(_PIECE), flat_codes.split(_PIECE), strict=True):
+        shifted = torch.mul(part, 1 / scale, out=piece[: part.numel()]).add_(zero_point + 0.5)
+        part_codes.copy_(shifted)
+    return codes
+
+
+def _in_memory_order(values: Tensor) -> Tensor | None:
+    """All values of a dense tensor as one axis, without a copy."""
+    if values.is_contiguous():
+        return values.view(-1)
+    if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1).view(-1)
+    return None

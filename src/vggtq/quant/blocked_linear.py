@@ -66,8 +66,7 @@ class BlockedLinear(KernelLayoutLinear):
         # Fewer products than weights: scale the products. Only float32 has the range for unscaled sums.
         later = rows.shape[0] <= self.in_features and dtype == torch.float32 and self.scale_apart
         weight = self.dequantized(block, scaled=not later)
-        if dtype != torch.float32:
-            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         if bias is None or later:
             out = torch.mm(rows, weight.t(), out=out)
         else:

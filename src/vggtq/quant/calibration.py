@@ -57,7 +57,7 @@ class Observer:
         self, model: nn.Module, names: Sequence[str], calibrate: Calibrate, memory_bytes: int = MEMORY_BYTES
     ) -> None:
         self._model, self._calibrate, self._memory = model, calibrate, memory_bytes
-        self._waiting = [n for n in names if isinstance(model.get_submodule(n), nn.Linear)]
+        self._waiting = [name for name in names if is_linear(model, name)]
         self._ready: dict[str, InputStatistics] = {}
         self.passes = 0
 
@@ -91,6 +91,11 @@ class Observer:
             self._calibrate(self._model)
         self._ready |= statistics
         self.passes += 1
+
+
+def is_linear(model: nn.Module, name: str) -> bool:
+    """Whether `name` is a layer whose inputs can be seen; the projections of nn.MultiheadAttention never run themselves."""
+    return type(dict(model.named_modules()).get(name)) is nn.Linear
 
 
 @contextmanager

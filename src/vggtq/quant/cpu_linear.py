@@ -10,6 +10,9 @@ from vggtq.quant.kernel_layout import KernelLayoutLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
+# Tokens that are rounded, multiplied and scaled together: what lies between stays in the cache, and in memory used before.
+TOKENS_AT_A_TIME = 512
+
 
 class OneDnnInt8Linear(KernelLayoutLinear):
     """W8A8 on the CPU: unsigned activation codes × signed weight codes into 32 bits, exactly.
@@ -81,16 +84,36 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         return token_codes(rows, scale, zero, torch.uint8), scale, zero
 
     def multiply(self, rows: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # what is written in place knows no gradients
+            with torch.no_grad():
+                return self.multiply(rows)
+        count = -(-rows.shape[0] // TOKENS_AT_A_TIME)
+        if count <= 1:
+            return self._product(rows, None)
+        step = -(-rows.shape[0] // count)
+        out = rows.new_empty(rows.shape[0], self.out_features)
+        for part, place in zip(rows.split(step), out.split(step), strict=True):
+            self._product(part, place)
+        return out
+
+    def _product(self, rows: Tensor, out: Tensor | None) -> Tensor:
+        """A few tokens, (t, in), to (t, out) in their dtype; written to `out` if there is one."""
         codes, scale, zero = self.input_codes(rows.to(torch.float32))
         # fmt: off
-        out = torch.ops.onednn.qlinear_pointwise(
+        sums = torch.ops.onednn.qlinear_pointwise(
             codes, 1.0, zero, self._weight, self._row_scale, self._no_zero, None, 1.0, 0, torch.float32, "none", [], "")
         # fmt: on
         if self._correction is not None:
-            sums = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
-            out.addr_(sums, self._correction, alpha=-1)
-        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale)
-        return out.to(rows.dtype)
+            inputs = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
+            sums.addr_(inputs, self._correction, alpha=-1)
+        direct = out if out is not None and out.dtype == torch.float32 else None
+        if self.bias is None:
+            scaled = torch.mul(sums, scale, out=direct)
+        else:
+            scaled = torch.addcmul(self.bias.to(torch.float32), sums, scale, out=direct)
+        if out is None:
+            return scaled.to(rows.dtype)
+        return out if direct is not None else out.copy_(scaled)
 
 
 class FbgemmHalfLinear(KernelLayoutLinear):

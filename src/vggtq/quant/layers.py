@@ -7,6 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vggtq.quant.blocked_linear import BlockedLinear
+from vggtq.quant.blocked_planes import PlanesLinear
+from vggtq.quant.blocked_rows import EmbeddingRowsLinear
+from vggtq.quant.blocked_wide import WideLinear
+from vggtq.quant.cpu_conv import OneDnnInt8Conv, Window, window_of
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations
@@ -14,22 +19,41 @@ from vggtq.quant.transform import InputTransform
 
 
 class QuantConv(nn.Module):
-    """Conv2d or ConvTranspose2d on packed weights, on the reference backend: dequantize, then a float convolution."""
+    """Conv2d or ConvTranspose2d; `rows` is the layer that holds its weight, one row per output channel.
 
-    backend = "reference"
-    simulated = True
-    activation_bits = None
-    notes: tuple[str, ...] = ()
+    On the CPU, 8-bit symmetric weights with dynamic activations are multiplied as integers; all else is weight-only: blocks of
+    output channels are dequantized and convolved in float, a grouped convolution at once. Elsewhere that is the reference.
+    """
 
-    def __init__(self, packed: PackedWeight, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    rows: OneDnnInt8Conv | BlockedLinear | ReferenceLinear
+
+    def __init__(
+        self, packed: PackedWeight, conv: nn.Conv2d | nn.ConvTranspose2d, activations: Activations
+    ) -> None:
         super().__init__()
         bias = conv.get_parameter("bias") if conv.bias is not None else None
-        self.rows = ReferenceLinear(packed, bias, Activations())
+        self.rows = _conv_rows(packed, bias, activations, window_of(conv))
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
         self.weight_shape, self.groups = tuple(conv.weight.shape), conv.groups
         self.stride, self.dilation = conv.stride, conv.dilation
         self.padding: Any = conv.padding  # numbers, or "same" for Conv2d
         self.output_padding = conv.output_padding
+
+    @property
+    def backend(self) -> str:
+        return "blocked_conv" if isinstance(self.rows, BlockedLinear) else self.rows.backend
+
+    @property
+    def simulated(self) -> bool:
+        return self.rows.simulated
+
+    @property
+    def activation_bits(self) -> int | None:
+        return self.rows.activation_bits
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.rows.notes
 
     @property
     def spec(self) -> object:
@@ -42,16 +66,42 @@ class QuantConv(nn.Module):
         return self.rows.resident_bytes()
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.rows.dequantized(x.dtype)
+        if isinstance(self.rows, OneDnnInt8Conv):
+            return self.rows.convolve(x)
         bias = None if self.rows.bias is None else self.rows.bias.to(x.dtype)
+        if isinstance(self.rows, ReferenceLinear):
+            return self._convolve(x, self.rows.dequantized(x.dtype), bias)
+        everything = slice(0, self.rows.out_features)
+        blocks = list(self.rows.blocks()) if self.groups == 1 else [everything]
+        parts = (
+            self._convolve(x, self.rows.dequantized(b).to(x.dtype), None if bias is None else bias[b])
+            for b in blocks
+        )
+        if len(blocks) == 1:
+            return next(parts)
+        return torch.cat(list(parts), dim=1)
+
+    def _convolve(self, x: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """x (M, C, H, W) by the output channels whose rows these are, (r, C/groups · height · width)."""
         if self.transposed:
-            weight = conv_transpose_weight(weight, self.weight_shape, self.groups)
+            shape = (self.weight_shape[0], rows.shape[0] // self.groups, *self.weight_shape[2:])
+            weight = conv_transpose_weight(rows, shape, self.groups)
             return F.conv_transpose2d(
                 x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
             )
-        return F.conv2d(
-            x, weight.view(self.weight_shape), bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        weight = rows.reshape(-1, *self.weight_shape[1:])
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def _conv_rows(
+    packed: PackedWeight, bias: nn.Parameter | None, activations: Activations, window: Window | None
+) -> OneDnnInt8Conv | BlockedLinear | ReferenceLinear:
+    shape, device = (packed.codes.shape[0], packed.columns), packed.codes.device
+    if window is not None and OneDnnInt8Conv.supports(packed.spec, activations, shape, device):
+        return OneDnnInt8Conv(packed, bias, activations, window)
+    layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, ReferenceLinear)
+    layout = next(rows for rows in layouts if rows.supports(packed.spec, Activations(), shape, device))
+    return layout(packed, bias, Activations())
 
 
 class TransformedLinear(nn.Module):

@@ -85,10 +85,8 @@ def quantize_(
     def packed(weight: WeightOf) -> PackedWeight:
         return shared.packed(weight, layer_weights(scheme, weight.name))
 
-    def make(packed: PackedWeight, bias: nn.Parameter | None) -> QuantLinear:
-        return linear(packed, bias, scheme.activations)
-
-    _replace_(model, selection.replace, packed, make, result, fetch or _itself, on_layer)
+    make = partial(_replacement, linear, scheme.activations, result)
+    _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
     result.seconds = time.perf_counter() - started
     result.calibration_passes = observer.passes if observer else 0
     return result
@@ -119,8 +117,8 @@ def restore_(
     that the model does not have.
     """
     result = Quantization()
-    make = partial(quantized_linear, activations=activations)
-    _replace_(model, named_weights(model, names), packed, make, result, fetch)
+    make = partial(_replacement, quantized_linear, activations, result)
+    _replace_(model, named_weights(model, names), packed, make, fetch)
     return result
 
 
@@ -132,8 +130,7 @@ def _replace_(
     model: nn.Module,
     modules: list[list[WeightOf]],
     packed: Callable[[WeightOf], PackedWeight],
-    make: Callable[[PackedWeight, nn.Parameter | None], QuantLinear],
-    result: Quantization,
+    make: Callable[[nn.Module, list[WeightOf], list[PackedWeight]], nn.Module],
     fetch: Fetch,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -149,7 +146,7 @@ def _replace_(
             )
         codes = [packed(weight) for weight in own]
         fetch_parameters_(module, fetch, {id(weight.parameter) for weight in own})
-        new = _replacement(module, own, codes, make, result)
+        new = make(module, own, codes)
         for parent, name in places[id(module)]:
             setattr(parent, name, new)
         if on_layer is not None:
@@ -213,25 +210,26 @@ class _TiedWeights:
 
 
 def _replacement(
+    linear: LinearFactory,
+    activations: Activations,
+    result: Quantization,
     module: nn.Module,
     own: list[WeightOf],
     codes: list[PackedWeight],
-    make: Callable[[PackedWeight, nn.Parameter | None], QuantLinear],
-    result: Quantization,
 ) -> nn.Module:
     """The quantized counterpart of one module; its layers are entered into the result."""
     new: nn.Module
     parts: list[QuantLinear | QuantConv]
     if isinstance(module, nn.MultiheadAttention):
-        in_proj = make(codes[0], module.in_proj_bias)
-        out_proj = make(codes[1], module.out_proj.bias)
+        in_proj = linear(codes[0], module.in_proj_bias, activations)
+        out_proj = linear(codes[1], module.out_proj.bias, activations)
         new, parts = QuantMultiheadAttention(module, in_proj, out_proj), [in_proj, out_proj]
     elif isinstance(module, nn.Linear):
-        linear, transform = make(codes[0], module.bias), codes[0].transform
-        new, parts = TransformedLinear(linear, transform) if transform else linear, [linear]
+        layer, transform = linear(codes[0], module.bias, activations), codes[0].transform
+        new, parts = TransformedLinear(layer, transform) if transform else layer, [layer]
     else:
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        conv = QuantConv(codes[0], module)
+        conv = QuantConv(codes[0], module, activations)
         new, parts = conv, [conv]
     result.layers += [_describe(w, c, p) for w, c, p in zip(own, codes, parts, strict=True)]
     return new.train(module.training)

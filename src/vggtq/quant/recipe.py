@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.calibration import InputStatistics, Observer
+from vggtq.quant.calibration import InputStatistics, Observer, is_linear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Scheme, Weights
 from vggtq.quant.transform import InputTransform, awq_scale, rotation_of, smooth_scale
@@ -39,8 +39,7 @@ class Recipe:
         self, name: str, rows: Tensor, spec: Weights, statistics: InputStatistics | None
     ) -> InputTransform:
         wanted = self._scheme.transform
-        linear = isinstance(self._model.get_submodule(name), nn.Linear) if self._scheme.transforms else False
-        if not linear:
+        if not self._scheme.transforms or not is_linear(self._model, name):
             return InputTransform()
         rotation = rotation_of(rows.shape[1]) if wanted.hadamard else 0
         scale = None

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from vggtq.quant.triton_tune import MATMUL_TILES, autotune, rows_bucket
 
-# Sums of that many products of codes, and of a row sum with a zero point, stay within int32: 2 · 128 · 127 · 2^16 < 2^31.
-LARGEST_INNER = 2**16
-
 
 @torch.library.custom_op("vggtq::scaled_matmul", mutates_args=())
 def scaled_matmul(

@@ -1,0 +1,115 @@
+"""Convolutions of 8-bit integers on the CPU by oneDNN, with inputs that are rounded at run time, one image at a time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggtq.quant.activations import affine_codes, affine_parameters
+from vggtq.quant.cpu_linear import onednn_activation_bits
+from vggtq.quant.kernel_layout import KernelLayoutLinear
+from vggtq.quant.packed import PackedWeight
+from vggtq.quant.scheme import Activations, Weights
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution walks over its input; (height, width) each."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+def window_of(conv: nn.Conv2d | nn.ConvTranspose2d) -> Window | None:
+    """The window of an ungrouped Conv2d whose padding is given in pixels, None for everything else."""
+    if isinstance(conv, nn.ConvTranspose2d) or conv.groups > 1 or isinstance(conv.padding, str):
+        return None
+    sizes = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    return Window(*((int(size[0]), int(size[1])) for size in sizes))
+
+
+class OneDnnInt8Conv(KernelLayoutLinear):
+    """W8A8: unsigned input codes with one scale and zero point per image × signed weight codes into 32 bits, exactly.
+
+    As a linear layer it takes what one window covers, (T, in · height · width).
+    """
+
+    backend = "onednn_int8_conv"
+
+    def __init__(
+        self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations, window: Window
+    ) -> None:
+        super().__init__(packed, bias, activations)
+        assert packed.scale is not None
+        self.window = window
+        self._row_scale = packed.scale.to(torch.float32).expand(self.out_features, 1).flatten().contiguous()
+        self._no_zero = torch.zeros(self.out_features, dtype=torch.int64)
+        codes = packed.integer_codes().to(torch.int8).view(self.out_features, -1, *window.kernel)
+        where = (list(window.stride), list(window.padding), list(window.dilation), 1)
+        self._weight = torch.ops.onednn.qconv_prepack(codes, self._row_scale, 1.0, 0, *where)
+        self.register_buffer("scale", packed.scale)
+        self.register_buffer("zero_point", None)
+
+    @staticmethod
+    def supports(
+        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
+    ) -> bool:
+        return (
+            device.type == "cpu"
+            and (activations.mode, activations.format) == ("dynamic", "int")
+            and (spec.format, spec.bits, spec.symmetric) == ("int", 8, True)
+            and (spec.granularity != "group" or spec.group_size is None)
+            and onednn_activation_bits() is not None
+        )
+
+    def weight_tensors(self) -> dict[str, Tensor]:
+        codes = self._weight.to_dense().flatten(1).to(torch.int16) + 128
+        return {"codes": codes.to(torch.uint8).contiguous(), "scale": self.scale}
+
+    def resident_bytes(self) -> int:
+        kept = [self.scale, self._row_scale, self._no_zero, self.bias]
+        return self._weight.numel() + sum(t.numel() * t.element_size() for t in kept if t is not None)
+
+    @property
+    def activation_bits(self) -> int:
+        return min(self.activations.bits, onednn_activation_bits() or 8)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        notes: tuple[str, ...] = ("activations share one scale and zero point per image",)
+        if self.activation_bits < self.activations.bits:
+            bits = (
+                f"{self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}"
+            )
+            notes += (f"activations have {bits}",)
+        return notes
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        images = rows.view(rows.shape[0], -1, *self.window.kernel)
+        return self._convolve(images, Window(self.window.kernel, (1, 1), (0, 0), (1, 1))).flatten(1)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """x: (M, C, H, W), any float dtype. Returns (M, O, H', W') in x's dtype, channels last in memory."""
+        return self._convolve(x, self.window)
+
+    @torch.no_grad()
+    def _convolve(self, x: Tensor, window: Window) -> Tensor:
+        images = [self._one_image(image, window) for image in x.to(torch.float32).split(1)]
+        return (images[0] if len(images) == 1 else torch.cat(images)).to(x.dtype)
+
+    def _one_image(self, image: Tensor, window: Window) -> Tensor:
+        scale, zero = affine_parameters(image, self.activation_bits)
+        codes = affine_codes(image, scale, zero).contiguous(memory_format=torch.channels_last)
+        bias = None if self.bias is None else self.bias.to(torch.float32)
+        where = (list(window.stride), list(window.padding), list(window.dilation), 1)
+        # fmt: off
+        return torch.ops.onednn.qconv_pointwise(
+            codes, scale, zero, self._weight, self._row_scale, self._no_zero, bias, *where,
+            1.0, 0, torch.float32, "none", [], "")
+        # fmt: on
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.packed(), self.bias, self.activations, self.window)
