@@ -48,7 +48,7 @@ class TrainConfig:
     matching_blocks: list[int] = field(default_factory=lambda: [0, 1])  # global blocks
     matching_heads: int = 2  # of each
     bfloat16: bool = True  # for linears and convolutions
-    compiled: bool = False  # transformer blocks by torch.compile, a third faster; needs a C++ compiler
+    compiled: bool = False  # transformer blocks by torch.compile; needs a C++ compiler
     start: str | None = None  # weights to begin with, as in model.source; null: random ones
     seed: int = 0
     threads: int = 1
