@@ -38,7 +38,8 @@ def config(*overrides: str) -> Config:
 def quantized(settings_: Config) -> tuple[LoadedModel, nn.Module, artifact.Quantization]:
     loaded = settings_.model.load(torch.device("cpu"))
     twin = share_parameters(loaded.module)
-    result = quantize_(twin, settings_.scheme)
+    pictures = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+    result = quantize_(twin, settings_.scheme, calibrate=lambda model: model(pictures))
     round_rest_(twin, settings_.rest)
     return loaded, twin, result
 

@@ -99,6 +99,13 @@ def test_half_weights_are_widened(name: str) -> None:
     assert layer.resident_bytes() == packed.stored_bytes
 
 
+def test_8_bit_floats_are_widened_and_scaled() -> None:
+    packed, x = pack_weight(torch.randn(24, 40), Weights("float8_e4m3", 8)), torch.randn(5, 40)
+    layer = quantized_linear(packed, None, Activations())
+    assert (layer.backend, layer.simulated) == ("blocked", False)
+    torch.testing.assert_close(layer(x).double(), exact(packed, None, x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("bits", [3, 4, 8, 16])
 def test_products_have_the_dtype_of_the_inputs(dtype: torch.dtype, bits: int) -> None:

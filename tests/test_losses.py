@@ -7,6 +7,8 @@ import torch
 
 from vggtq.data.room_layout import random_layout
 from vggtq.data.room_render import render
+from vggtq.geometry import decode_pose
+from vggtq.metrics.pose import direction_angle_deg, relative_poses
 from vggtq.training.batches import as_batch
 from vggtq.training.losses import (
     CONFIDENCE_ALPHA,
@@ -14,6 +16,7 @@ from vggtq.training.losses import (
     ITERATION_DISCOUNT,
     camera_loss,
     dense_loss,
+    direction_loss,
     matching_loss,
     matching_targets,
     reference_loss,
@@ -31,6 +34,31 @@ def test_camera_loss_discounts_early_iterations() -> None:
     assert camera_loss([truth, wrong], truth).item() == pytest.approx(full / (1 + ITERATION_DISCOUNT))
     early = full * ITERATION_DISCOUNT / (1 + ITERATION_DISCOUNT)
     assert camera_loss([wrong, truth], truth).item() == pytest.approx(early)
+
+
+def random_poses() -> torch.Tensor:
+    """(2, 4, 9) encodings of cameras far apart."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 4, 9, generator=generator, dtype=torch.float64)
+
+
+def test_direction_loss_ignores_scale_and_is_zero_at_the_truth() -> None:
+    truth = random_poses()
+    larger = torch.cat([3 * truth[..., :3], truth[..., 3:]], -1)
+    assert direction_loss(truth, truth).item() == pytest.approx(1e-3, rel=0.01)  # the root's floor
+    assert direction_loss(larger, truth).item() == pytest.approx(1e-3, rel=0.01)
+
+
+def test_direction_loss_compares_what_the_pose_metric_compares() -> None:
+    """The chord of the angle between relative translations, over ordered pairs."""
+    truth, predicted = random_poses(), random_poses().flip(0)
+    chords = []
+    for flip in (False, True):
+        poses = (decode_pose(p[0], (56, 56))[0] for p in (predicted, truth))
+        a, b = (relative_poses(p.flip(0) if flip else p)[1] for p in poses)
+        chords.append(2 * torch.sin(direction_angle_deg(a, b).deg2rad() / 2))
+    loss = direction_loss(predicted[:1], truth[:1]).item()
+    assert loss == pytest.approx(torch.cat(chords).mean().item(), abs=1e-4)
 
 
 def test_dense_loss_of_a_constant_offset_has_no_gradient_term() -> None:

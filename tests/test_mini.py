@@ -55,9 +55,9 @@ def test_point_error_ignores_scale_and_sees_offsets() -> None:
 def test_it_reconstructs_rooms_it_has_never_seen(results: dict[str, dict[str, float]]) -> None:
     """Against the constant predictor on the same scenes, with room for the few scenes."""
     model, constant = results["model"], results["constant"]
-    assert model["abs_rel"] < 0.75 * constant["abs_rel"]
-    assert model["delta_1_25"] > constant["delta_1_25"] + 0.08
-    assert model["point_error"] < 0.65 * constant["point_error"]
-    assert model["rra_15"] > constant["rra_15"] + 0.2
-    assert model["rta_15"] > constant["rta_15"] + 0.08
-    assert model["auc_30"] > constant["auc_30"] + 0.08
+    assert model["abs_rel"] < 0.65 * constant["abs_rel"]
+    assert model["delta_1_25"] > constant["delta_1_25"] + 0.15
+    assert model["point_error"] < 0.5 * constant["point_error"]
+    assert model["rra_15"] > constant["rra_15"] + 0.4
+    assert model["rta_15"] > constant["rta_15"] + 0.12
+    assert model["auc_30"] > constant["auc_30"] + 0.15

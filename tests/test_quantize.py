@@ -65,7 +65,7 @@ def test_every_scheme_quantizes_any_module(scheme: str, net: Net, images: Tensor
     recipe.mixed.sensitive = ["mlp.*"] if recipe.mixed.sensitive else []
     expected = net(images)
     before = stored_bytes(net)
-    quantization = quantize_(net, recipe)
+    quantization = quantize_(net, recipe, calibrate=lambda model: model(images))
     error = (net(images) - expected).norm() / expected.norm()
     if scheme == "fp32":
         assert error == 0
@@ -76,10 +76,10 @@ def test_every_scheme_quantizes_any_module(scheme: str, net: Net, images: Tensor
 
 
 @pytest.mark.parametrize("scheme", options("scheme"))
-def test_size_is_the_size_of_the_file(scheme: str, net: Net, tmp_path: Path) -> None:
+def test_size_is_the_size_of_the_file(scheme: str, net: Net, images: Tensor, tmp_path: Path) -> None:
     recipe = configured(f"scheme={scheme}")
     recipe.mixed.sensitive = ["mlp.*"] if recipe.mixed.sensitive else []
-    quantize_(net, recipe)
+    quantize_(net, recipe, calibrate=lambda model: model(images))
     file = tmp_path / "model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in stored_tensors(net).items()}, file)
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vggtq.evaluate_mini import export
 from vggtq.train import Trainer, train
 from vggtq.training.config import Phase, TrainConfig, learning_rate, schedule
 
@@ -46,9 +47,29 @@ def test_the_loss_falls_and_is_logged(tmp_path: Path) -> None:
     assert records[1]["loss"] < records[0]["loss"]
 
 
+def test_a_training_can_start_from_weights_and_end_by_the_clock(tmp_path: Path) -> None:
+    first = train(tiny(tmp_path / "first", 4))
+    export(first.average, tmp_path / "weights.safetensors")
+    config = tiny(tmp_path / "second", 6)
+    config.start, config.budget_s = str(tmp_path / "weights.safetensors"), 1e-9
+    second = Trainer(config)
+    for mine, theirs in zip(second.model.parameters(), first.average.parameters(), strict=True):
+        assert torch.equal(mine, theirs.half().float())
+    second.run()
+    assert second.step == 1
+
+
+def test_the_rate_can_follow_the_clock() -> None:
+    config = TrainConfig(phases=[Phase(steps=10**6)], warmup_steps=1, decay_share=0.5, budget_s=100.0)
+    rates = [learning_rate(7, seconds, config) for seconds in (0.0, 50.0, 75.0, 100.0)]
+    assert rates[0] == rates[1] == pytest.approx(config.learning_rate)
+    assert rates[2] == pytest.approx((config.learning_rate + config.final_learning_rate) / 2)
+    assert rates[3] == pytest.approx(config.final_learning_rate)
+
+
 def test_the_rate_warms_up_stays_and_falls() -> None:
     config = TrainConfig(phases=[Phase(steps=1000)], warmup_steps=100, decay_share=0.5)
-    rates = [learning_rate(step, config) for step in range(1000)]
+    rates = [learning_rate(step, 0.0, config) for step in range(1000)]
     assert rates[0] == pytest.approx(config.learning_rate / 100)
     assert rates[100] == rates[499] == pytest.approx(config.learning_rate)
     assert rates[999] == pytest.approx(config.final_learning_rate, rel=0.01)

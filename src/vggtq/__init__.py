@@ -7,7 +7,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vggtq.quant.scheme import Activations, Layers, Mixed, Scheme, Weights
+from vggtq.quant.scheme import Activations, Layers, Mixed, Rounding, Scheme, Transform, Weights
 
 if TYPE_CHECKING:
     from vggtq.artifact import QuantizedModel, load, load_into_
@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    *("Activations", "Layers", "Mixed", "Quantization", "QuantizedModel"),
-    *("Scheme", "Weights", "load", "load_into_", "quantize_"),
+    "Activations",
+    "Layers",
+    "Mixed",
+    "Quantization",
+    "QuantizedModel",
+    "Rounding",
+    "Scheme",
+    "Transform",
+    "Weights",
+    "load",
+    "load_into_",
+    "quantize_",
 ]
 
 _LAZY = {

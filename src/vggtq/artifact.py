@@ -20,18 +20,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vggtq import __version__
-from vggtq.artifact_layout import check_layout
+from vggtq.artifact_layout import PACKED, check_layout
 from vggtq.errors import VggtqError, WeightsError
 from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_digest
 from vggtq.models.loading import LoadedModel, model_of
 from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import describe
-from vggtq.quant.layers import QuantConv
+from vggtq.quant.layers import QuantConv, TransformedLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import Quantization, restore_
-from vggtq.quant.scheme import Activations, Layers, Mixed, Scheme, Weights
+from vggtq.quant.scheme import Activations, Layers, Mixed, Rounding, Scheme, Transform, Weights
 from vggtq.quant.select import WeightOf
 from vggtq.quant.size import quantized_layers, rest_tensors, stored_tensors
+from vggtq.quant.transform import InputTransform
 from vggtq.safetensors_file import write_safetensors
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,16 @@ class LayerEntry:
     weights: Weights
     sqnr_db: float | None  # None: nothing was lost
     notes: tuple[str, ...] = ()
+    rotation: int = 0
 
     def packed(self, tensors: Mapping[str, Tensor]) -> PackedWeight:
         """The weight; its power and noise are known up to a factor."""
         signal, noise = (1.0, 0.0) if self.sqnr_db is None else (10 ** (self.sqnr_db / 10), 1.0)
         codes, scale, zero_point = (tensors.get(key) for key in ("codes", "scale", "zero_point"))
         assert codes is not None
-        return PackedWeight(codes, scale, zero_point, self.weights, self.columns, signal, noise, self.notes)
+        transform = InputTransform(tensors.get("input_scale"), self.rotation)
+        numbers = (self.weights, self.columns, signal, noise, self.notes)
+        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform)
 
 
 @dataclass(frozen=True)
@@ -238,13 +242,16 @@ class _StoredWeights:
         entry = self._entries[weight.name]
         if entry.codes in self._shared:
             return self._shared[entry.codes]
-        packed = entry.packed({key: self._tensors.get(name) for key, name in self._names(entry).items()})
+        tensors = {key: self._tensors.get(name) for key, name in self._names(entry).items()}
+        if "input_scale" in tensors:
+            tensors["input_scale"] = tensors["input_scale"].float()
+        packed = entry.packed(tensors)
         if entry.codes in self._several:
             self._shared[entry.codes] = packed
         return packed
 
     def _names(self, entry: LayerEntry) -> dict[str, str]:
-        names = {key: f"{entry.codes}.{key}" for key in ("codes", "scale", "zero_point")}
+        names = {key: f"{entry.codes}.{key}" for key in PACKED}
         return {key: name for key, name in names.items() if name in self._tensors.names}
 
 
@@ -275,6 +282,7 @@ def _layer_entries(module: nn.Module, quantization: Quantization) -> tuple[Layer
             LayerEntry(
                 *(layer.name, owners[linear.weight_id], linear.in_features, layer.weights, sqnr),
                 tuple(layer.weight_notes),
+                layer.rotation,
             )
         )
     return tuple(entries)
@@ -282,6 +290,8 @@ def _layer_entries(module: nn.Module, quantization: Quantization) -> tuple[Layer
 
 def _linear(module: nn.Module, name: str) -> Any:
     layer = module.get_submodule(name)
+    if isinstance(layer, TransformedLinear):
+        return layer.linear
     return layer.rows if isinstance(layer, QuantConv) else layer
 
 
@@ -304,6 +314,7 @@ def _parsed(text: str, digest: str) -> Header:
         for entry in values["layers"]
     )
     parts = {"weights": Weights, "activations": Activations, "layers": Layers, "mixed": Mixed}
+    parts |= {"rounding": Rounding, "transform": Transform}
     recipe = {k: parts[k](**v) if k in parts else v for k, v in values["scheme"].items()}
     if values["rest"] not in ("float32", "float16", "bfloat16"):
         raise WeightsError(f"rest={values['rest']} is not a dtype for unquantized tensors")

@@ -8,6 +8,7 @@ from vggtq.errors import QuantizationError, WeightsError
 from vggtq.quant.layers import weight_rows
 from vggtq.quant.select import named_weights
 
+PACKED = ("codes", "scale", "zero_point", "input_scale")  # what a quantized layer may consist of
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 
 
@@ -27,7 +28,7 @@ def check_layout(skeleton: nn.Module, stored: Layout, layers: Mapping[str, str],
         assert weight.parameter is not None
         rest.pop(names[id(weight.parameter)], None)
         rows[layers[weight.name]] = weight_rows(weight.parameter, weight.transposed, weight.groups).shape[0]
-    packed = {f"{owner}.{key}" for owner in rows for key in ("codes", "scale", "zero_point")}
+    packed = {f"{owner}.{key}" for owner in rows for key in PACKED}
     missing = [name for name in (*rest, *(f"{owner}.codes" for owner in rows)) if name not in stored]
     extra = [name for name in stored if name not in rest and name not in packed]
     if missing or extra:

@@ -81,6 +81,20 @@ class Timing:
 
 
 @dataclass
+class Calibration:
+    """Images on which recipes look at the inputs of layers; never those that are evaluated. samples, seed: for `dataset`."""
+
+    name: str = "rooms"
+    samples: int = 16
+    seed: int = 0
+    dataset: Any = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"calibration.samples={self.samples}: at least 1 is needed; 16 is usual")
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -89,6 +103,7 @@ class Config:
     dataset: Any = None
     device: Device = field(default_factory=Device)
     timing: Timing = field(default_factory=Timing)
+    calibration: Calibration = field(default_factory=Calibration)
     scene: str | None = None  # short for dataset.scene, where scenes have names
     scenes: int | None = None  # short for dataset.count; this and the next two where scenes are made to order
     frames: int | None = None  # short for dataset.frames
@@ -142,13 +157,15 @@ def validated(cfg: DictConfig) -> Config:
             )
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
+    if config.scheme.needs_calibration:
+        config.calibration.dataset = instantiate(config.calibration.dataset, "calibration.dataset")
     return config
 
 
 def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
     """Raises ConfigError for keys that were added with + and that nobody reads."""
     for key in map(str, cfg):
-        if key == "hydra" or (not prefix and key in ("model", "dataset")):
+        if key == "hydra" or f"{prefix}{key}" in ("model", "dataset", "calibration.dataset"):
             continue  # these have schemas of their own
         if key not in schema:
             raise ConfigError(f"{prefix}{key} is not an option{did_you_mean(key, map(str, schema))}")

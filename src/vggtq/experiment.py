@@ -78,6 +78,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     seconds: dict[str, float | None] = record["seconds"]
 
     from vggtq import artifact
+    from vggtq.calibration_data import Samples
     from vggtq.comparison import Comparison, timed
     from vggtq.fresh_memory import compare_memory
     from vggtq.models.loading import share_parameters
@@ -89,6 +90,10 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     select_layers(config.model.skeleton(), config.scheme)
     scenes = _scenes(config.dataset)
     first = next(scenes)
+    samples = None
+    if config.scheme.needs_calibration:
+        samples = Samples.of(config.calibration)
+        samples.check_disjoint(first)
     steps.step(f"loading {config.model.name}")
     with timed(seconds, "load"):
         model = config.model.load(device)
@@ -97,9 +102,11 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     steps.step(f"quantizing to {config.scheme.label}")
     with timed(seconds, "quantize"):
         twin = share_parameters(model.module)
-        quantization = quantize_(twin, config.scheme, on_layer=steps.at)
+        calibrate = samples.run if samples else None
+        quantization = quantize_(twin, config.scheme, on_layer=steps.at, calibrate=calibrate)
         round_rest_(twin, config.rest)
     record |= describe_layers(quantization)
+    record["calibration"] = samples.describe(quantization.calibration_passes) if samples else None
     record["size"] = describe_size(model.module, twin, quantization, config.rest)
     _log_quantization(config.scheme, quantization, record["size"])
 
@@ -113,6 +120,8 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     comparison = Comparison(config, model, twin, device)
     for scene in chain([first], scenes):
         steps.step(f"predicting {scene.name}, {len(scene.images)} frames", total=2)
+        if samples:
+            samples.check_disjoint(scene)
         comparison.add(scene, seconds, steps)
     record |= comparison.result()
     record["notes"] = [*notes, *comparison.notes]

@@ -70,6 +70,8 @@ def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantizat
     from vggtq.quant.rest import round_rest_
     from vggtq.quant.select import select_layers
 
+    if config.scheme.needs_calibration:
+        return _quantize_calibrated(config, steps)
     skeleton = config.model.skeleton()
     selected = {id(w.parameter) for own in select_layers(skeleton, config.scheme).replace for w in own}
     parameters = skeleton.state_dict(keep_vars=True)
@@ -102,6 +104,21 @@ def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantizat
     round_rest_(skeleton, config.rest)
     fingerprint = combined_fingerprint({name: future.result() for name, future in digests.items()})
     return skeleton.eval(), quantization, stream.info(fingerprint)
+
+
+def _quantize_calibrated(config: Config, steps: Steps) -> "tuple[nn.Module, Quantization, WeightsInfo]":
+    """The same for recipes that look at the inputs of layers: the model has to run, so all of it is loaded."""
+    import torch
+
+    from vggtq.calibration_data import Samples
+    from vggtq.quant.quantize import quantize_
+    from vggtq.quant.rest import round_rest_
+
+    samples = Samples.of(config.calibration)
+    loaded = config.model.load(torch.device("cpu"))
+    quantization = quantize_(loaded.module, config.scheme, on_layer=steps.at, calibrate=samples.run)
+    round_rest_(loaded.module, config.rest)
+    return loaded.module, quantization, loaded.weights
 
 
 def _unprepared_linear(

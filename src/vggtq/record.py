@@ -35,6 +35,7 @@ KEYS = (
         "baseline",
         "layers",
         "kept",
+        "calibration",
         "backends",
         "simulated",
         "fidelity",

@@ -1,8 +1,9 @@
 """Trains the small VGGT on procedural rooms: python -m vggtq.train (conf/train.yaml).
 
 Rooms are rendered on the fly and never repeat; a rendered batch is used a few times, each time with another reference
-frame. Every few minutes a checkpoint is written; the same command continues from it. `export=FILE` packs the averaged
-weights in half precision at the end.
+frame. Every few minutes a checkpoint is written; the same command continues from it. `start=SOURCE` begins with existing
+weights, `package:vggt_mini` or a file, instead of random ones. `export=FILE` packs the averaged weights in half
+precision at the end.
 """
 
 import json
@@ -24,17 +25,25 @@ from vggtq.evaluate_mini import export, held_out, quality
 from vggtq.models.vggt import VGGT, build
 from vggtq.training.batches import Batch, RoomStream
 from vggtq.training.config import Phase, TrainConfig, learning_rate, schedule
-from vggtq.training.losses import camera_loss, dense_loss
-from vggtq.training.start import fresh_model
+from vggtq.training.losses import camera_loss, dense_loss, direction_loss
+from vggtq.training.start import compile_blocks, first_model
 from vggtq.training.supervision import AttentionTap, fresh_readout, readout_loss
 
 log = logging.getLogger(__name__)
 
+AVERAGE_EVERY = 4  # steps
+
 
 def losses(
-    model: VGGT, readout: nn.ModuleDict, tap: AttentionTap, batch: Batch, config: TrainConfig, phase: Phase
+    model: VGGT,
+    readout: nn.ModuleDict,
+    tap: AttentionTap,
+    batch: Batch,
+    chosen: Tensor,
+    config: TrainConfig,
+    phase: Phase,
 ) -> dict[str, Tensor]:
-    """The parts of the loss, unweighted."""
+    """The parts of the loss, unweighted. chosen: which of the batch's frames, over all scenes, learn dense maps."""
     assert model.camera_head and model.depth_head and model.point_head
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
         tokens = (tap.first_blocks if phase.only_matching else model.aggregator)(batch.images)
@@ -43,8 +52,9 @@ def losses(
     if phase.only_matching:
         return parts
     encodings = model.camera_head(tokens[model.config.aggregator.depth - 1].float())
-    parts["camera"] = camera_loss(encodings, batch.encoding())
-    chosen = torch.randperm(batch.images.shape[0] * batch.images.shape[1])[: phase.dense_frames]
+    truth = batch.encoding()
+    parts["camera"] = camera_loss(encodings, truth)
+    parts["direction"] = direction_loss(encodings[-1], truth)
     picked = {i: t.flatten(0, 1)[chosen][None] for i, t in tokens.items()}
     special = model.aggregator.patch_start_idx
     for name, head, truth in (
@@ -65,7 +75,7 @@ def optimizer_for(model: VGGT, readout: nn.ModuleDict, config: TrainConfig) -> t
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         {"params": list(readout.parameters()), "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), foreach=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 class Trainer:
@@ -74,7 +84,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.folder = config, Path(config.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.model = fresh_model(config)
+        self.model = first_model(config)
         self.average = build(config.architecture)
         self.average.load_state_dict(self.model.state_dict())
         self.readout = fresh_readout(self.model)
@@ -83,6 +93,8 @@ class Trainer:
         if self.checkpoint.exists():
             self._resume()
         self.tap = AttentionTap(self.model, config.matching_blocks, config.matching_heads)
+        if config.compiled:
+            compile_blocks(self.model, config.matching_blocks)
         self.stream = RoomStream(config.seed, self.scene)
         self.held_out: dict[tuple[int, float], Frames] = {}
 
@@ -130,20 +142,21 @@ class Trainer:
             if time.monotonic() - saved > self.config.save_every_s:
                 self.save()
                 saved = time.monotonic()
-            if time.monotonic() - started > self.config.stop_at_s:
+            if self.seconds - before > self.config.stop_at_s or 0 < self.config.budget_s <= self.seconds:
                 break
         self.save()
 
     def _train_step(self, phase: Phase, spread: float) -> dict[str, float]:
-        rate = learning_rate(self.step, self.config)
+        rate = learning_rate(self.step, self.seconds, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         begin = time.perf_counter()
         batch = self.stream.batch(phase, spread)
         rendered = time.perf_counter()
+        chosen = torch.randperm(batch.images.shape[0] * batch.images.shape[1])[: phase.dense_frames]
         # On a CPU the fused kernel's backward pass is slower than plain products for so few tokens.
         with sdpa_kernel(SDPBackend.MATH):
-            parts = losses(self.model, self.readout, self.tap, batch, self.config, phase)
+            parts = losses(self.model, self.readout, self.tap, batch, chosen, self.config, phase)
         total = sum(
             (getattr(self.config.weights, name) * part for name, part in parts.items()), torch.zeros(())
         )
@@ -161,7 +174,10 @@ class Trainer:
         return {"loss": total.item(), **values, "norm": norm.item(), "rate": rate, **times}
 
     def _update_average(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        """Every few steps, since going through all weights costs about as much as a small layer."""
+        if self.step % AVERAGE_EVERY:
+            return
+        decay = min(self.config.ema_decay**AVERAGE_EVERY, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mine, theirs in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mine.lerp_(theirs, 1 - decay)

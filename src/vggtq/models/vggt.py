@@ -16,6 +16,7 @@ from vggtq.models.camera import CameraHead
 from vggtq.models.config import VGGTConfig, parse_config
 from vggtq.models.dpt import DenseHead, Size, signed_expm1
 from vggtq.models.track import TrackHead
+from vggtq.models.vit import Block
 
 
 def build(config: Mapping[str, Any] | None = None) -> "VGGT":
@@ -83,6 +84,12 @@ class VGGT(nn.Module):
             if head is not None:
                 out[key], out[f"{key}_conf"] = head(tokens, self.aggregator.patch_start_idx, size)
         return out
+
+    def norms_before(self) -> dict[str, str]:
+        """Linear layer to the LayerNorm whose output it alone reads."""
+        blocks = [name for name, module in self.named_modules() if isinstance(module, Block)]
+        pairs = (("attn.qkv", "norm1"), ("mlp.fc1", "norm2"))
+        return {f"{block}.{linear}": f"{block}.{norm}" for block in blocks for linear, norm in pairs}
 
     def first_last_layers(self) -> list[str]:
         """Dotted names of the input convolution and of every existing head's output layers."""

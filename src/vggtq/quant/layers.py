@@ -1,5 +1,6 @@
 """Quantized counterparts of the modules that hold weights: how each lays its weight out as rows, and what replaces it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from vggtq.quant.cpu_conv import OneDnnInt8Conv, Window, window_of
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations
+from vggtq.quant.transform import InputTransform
 
 
 class QuantConv(nn.Module):
@@ -100,6 +102,31 @@ def _conv_rows(
     layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, ReferenceLinear)
     layout = next(rows for rows in layouts if rows.supports(packed.spec, Activations(), shape, device))
     return layout(packed, bias, Activations())
+
+
+class TransformedLinear(nn.Module):
+    """A quantized linear whose weight was rounded in another basis: the inputs are brought there first."""
+
+    def __init__(self, linear: QuantLinear, transform: InputTransform) -> None:
+        super().__init__()
+        self.linear, self.rotation = linear, transform.rotation
+        self.register_buffer("input_scale", transform.scale)
+
+    @property
+    def transform(self) -> InputTransform:
+        """What inputs go through."""
+        return InputTransform(self._buffers["input_scale"], self.rotation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.transform.inputs(x))
+        return out
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TransformedLinear":
+        scale = self._buffers["input_scale"]
+        super()._apply(fn, recurse)
+        if scale is not None:  # moves between devices, but keeps its numbers
+            self._buffers["input_scale"] = scale.to(fn(scale).device)
+        return self
 
 
 class QuantMultiheadAttention(nn.Module):

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from vggtq.errors import QuantizationError
+from vggtq.quant.clipping import clipped_parameters, half_quadratic_parameters
 from vggtq.quant.float8 import to_float8, weight_scales
+from vggtq.quant.gptq import error_spread, gptq_codes
 from vggtq.quant.packing import pack, unpack
 from vggtq.quant.rounding import block_of, dequantize, quantization_parameters, round_to_codes, row_blocks
-from vggtq.quant.scheme import FLOAT8, Weights
+from vggtq.quant.scheme import FLOAT8, Rounding, Weights
+from vggtq.quant.transform import InputTransform
 
 _FLOAT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -23,6 +26,7 @@ class PackedWeight:
     codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16/float8_e4m3fn for float formats.
     scale: (1, 1), (R, 1) or (R, groups), zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored
     with +2^(bits-1).
+    transform: what the layer's inputs go through first, because the weight was rounded in another basis.
     signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
 
@@ -35,6 +39,7 @@ class PackedWeight:
     noise: float
     notes: tuple[str, ...] = ()
     identity: int = field(default_factory=itertools.count().__next__)
+    transform: InputTransform = field(default_factory=InputTransform)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -77,15 +82,19 @@ class PackedWeight:
         return 2 ** (self.spec.bits - 1) if self.spec.symmetric else 0
 
 
-def pack_weight(rows: Tensor, spec: Weights) -> PackedWeight:
-    """Rounds and packs a weight. rows: (R, C), any float dtype, not modified.
+def pack_weight(
+    rows: Tensor, spec: Weights, rounding: Rounding | None = None, gram: Tensor | None = None
+) -> PackedWeight:
+    """Rounds and packs a weight. rows: (R, C), any float dtype, not modified. gram: (C, C) of its inputs, for GPTQ.
 
     Raises QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
     """
     check_finite(rows)
     if spec.format == FLOAT8:
         return _pack_float8(rows, spec)
-    return _pack_float(rows, spec) if spec.is_float else _pack_integers(rows, spec)
+    return (
+        _pack_float(rows, spec) if spec.is_float else _pack_integers(rows, spec, rounding or Rounding(), gram)
+    )
 
 
 def check_finite(rows: Tensor) -> None:
@@ -122,30 +131,44 @@ def _pack_float8(rows: Tensor, spec: Weights) -> PackedWeight:
     return PackedWeight(torch.cat(codes), scale, None, spec, rows.shape[1], signal, noise)
 
 
-def _pack_integers(rows: Tensor, spec: Weights) -> PackedWeight:
-    if spec.granularity == "per_tensor":
-        # The extremes alone determine a per-tensor scale.
-        scale, zero = quantization_parameters(
-            torch.stack(torch.aminmax(rows)).to(torch.float32).view(1, 2), spec
-        )
-    else:
-        parts = [quantization_parameters(rows[b].to(torch.float32), spec) for b in row_blocks(rows)]
-        scale = torch.cat([s for s, _ in parts])
-        zero = None if spec.symmetric else torch.cat([z for _, z in parts if z is not None])
+def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None) -> PackedWeight:
+    scale, zero = _parameters(rows, spec, rounding)
     scale, notes = _storable(scale, spec)
+    spread = None
+    if rounding.method == "gptq" and gram is not None:
+        spread = error_spread(gram, rounding.damping, rounding.act_order)
     offset = 2 ** (spec.bits - 1) if spec.symmetric else 0
     packed, signal, noise = [], 0.0, 0.0
     for block in row_blocks(rows):
         exact = rows[block].to(torch.float32)
         block_scale = block_of(scale, block).to(torch.float32)
         block_zero = None if zero is None else block_of(zero, block)
-        codes = round_to_codes(exact, block_scale, block_zero, spec)
+        if spread is None:
+            codes = round_to_codes(exact, block_scale, block_zero, spec)
+        else:
+            codes = gptq_codes(exact, block_scale, block_zero, spec, spread)
         packed.append(pack(codes + offset, spec.bits))
         more_signal, more_noise = _power(exact, dequantize(codes, block_scale, block_zero, spec))
         signal, noise = signal + more_signal, noise + more_noise
     if zero is not None and spec.bits <= 8:
         zero = zero.to(torch.uint8)
     return PackedWeight(torch.cat(packed), scale, zero, spec, rows.shape[1], signal, noise, notes)
+
+
+def _parameters(rows: Tensor, spec: Weights, rounding: Rounding) -> tuple[Tensor, Tensor | None]:
+    """Scales and zero points, block by block where rows have their own."""
+    clips = rounding.method == "mse" or (rounding.method == "gptq" and rounding.clip)
+    find = quantization_parameters
+    if clips or rounding.method == "hqq":
+        find = clipped_parameters if clips else half_quadratic_parameters
+    if spec.granularity == "per_tensor":
+        # The extremes alone determine a per-tensor min-max scale.
+        minmax = find is quantization_parameters
+        values = torch.stack(torch.aminmax(rows)).view(1, 2) if minmax else rows
+        return find(values.to(torch.float32), spec)
+    parts = [find(rows[b].to(torch.float32), spec) for b in row_blocks(rows)]
+    scale = torch.cat([s for s, _ in parts])
+    return scale, None if spec.symmetric else torch.cat([z for _, z in parts if z is not None])
 
 
 def _storable(scale: Tensor, spec: Weights) -> tuple[Tensor, tuple[str, ...]]:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from vggtq.errors import QuantizationError
 from vggtq.quant.backends import quantized_linear
-from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, weight_rows
+from vggtq.quant.calibration import Calibrate, Observer
+from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, TransformedLinear, weight_rows
 from vggtq.quant.linear import QuantLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
+from vggtq.quant.recipe import Recipe, norms_before
 from vggtq.quant.scheme import Activations, Scheme, Weights
 from vggtq.quant.select import KeptLayer, WeightOf, layer_weights, named_weights, select_layers
 
@@ -34,6 +36,7 @@ class QuantizedLayer:
     weight_sqnr_db: float
     notes: tuple[str, ...] = ()  # of the weight, then of the backend
     weight_notes: tuple[str, ...] = ()
+    rotation: int = 0  # width of the Hadamard blocks that inputs go through
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Quantization:
     kept: list[KeptLayer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    calibration_passes: int = 0
 
 
 Fetch = Callable[[Tensor], Tensor]
@@ -58,6 +62,7 @@ def quantize_(
     on_layer: Callable[[int, int], None] | None = None,
     fetch: Fetch | None = None,
     linear: LinearFactory = quantized_linear,
+    calibrate: Calibrate | None = None,
 ) -> Quantization:
     """Replaces the layers of `model` that `scheme` selects, in place; works on any module.
 
@@ -65,14 +70,17 @@ def quantize_(
     replacement stands in its place, unless somebody else holds it. `first_last` names the layers that skip_first_last keeps;
     without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer. With
     `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other. `linear`
-    makes the layers; the default chooses the fastest backend for the device.
+    makes the layers; the default chooses the fastest backend for the device. `calibrate(model)` runs the model on samples, for
+    recipes that look at the inputs of layers.
 
     Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
     """
     started = time.perf_counter()
     selection = select_layers(model, scheme, first_last)
     result = Quantization(kept=selection.kept, notes=selection.notes)
-    shared = _TiedWeights(selection.replace, fetch or _itself)
+    observer = _observer(model, scheme, selection.replace, calibrate)
+    recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {})
+    shared = _TiedWeights(selection.replace, fetch or _itself, recipe)
 
     def packed(weight: WeightOf) -> PackedWeight:
         return shared.packed(weight, layer_weights(scheme, weight.name))
@@ -80,7 +88,20 @@ def quantize_(
     make = partial(_replacement, linear, scheme.activations, result)
     _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
     result.seconds = time.perf_counter() - started
+    result.calibration_passes = observer.passes if observer else 0
     return result
+
+
+def _observer(
+    model: nn.Module, scheme: Scheme, modules: list[list[WeightOf]], calibrate: Calibrate | None
+) -> Observer | None:
+    if not scheme.needs_calibration:
+        return None
+    if calibrate is None:
+        raise QuantizationError(
+            f"scheme {scheme.name} looks at the inputs of layers; pass calibrate=, a function that runs the model on samples"
+        )
+    return Observer(model, [weight.name for own in modules for weight in own], calibrate)
 
 
 def restore_(
@@ -164,28 +185,28 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 class _TiedWeights:
     """Weights with more than one user are rounded once and share their codes; of others nothing is remembered."""
 
-    def __init__(self, modules: list[list[WeightOf]], fetch: Fetch) -> None:
-        self._fetch = fetch
+    def __init__(self, modules: list[list[WeightOf]], fetch: Fetch, recipe: Recipe) -> None:
+        self._fetch, self._recipe = fetch, recipe
         self._users = Counter(id(weight.parameter) for own in modules for weight in own)
         self._packed: dict[tuple[object, ...], PackedWeight] = {}
 
     def packed(self, weight: WeightOf, spec: Weights) -> PackedWeight:
         if self._users[id(weight.parameter)] == 1:
-            return _pack(weight, spec, self._fetch)
+            return self._pack(weight, spec)
         # The same tensor has other rows as a transposed or grouped convolution.
         key = (id(weight.parameter), spec.bits, weight.transposed, weight.groups)
         if key not in self._packed:
-            self._packed[key] = _pack(weight, spec, self._fetch)
+            self._packed[key] = self._pack(weight, spec, shared=True)
         return self._packed[key]
 
-
-def _pack(weight: WeightOf, spec: Weights, fetch: Fetch) -> PackedWeight:
-    assert weight.parameter is not None
-    rows = weight_rows(fetch(weight.parameter).detach(), weight.transposed, weight.groups)
-    try:
-        return pack_weight(rows, spec)
-    except QuantizationError as error:
-        raise QuantizationError(f"{weight.name}: {error}") from None
+    def _pack(self, weight: WeightOf, spec: Weights, shared: bool = False) -> PackedWeight:
+        assert weight.parameter is not None
+        rows = weight_rows(self._fetch(weight.parameter).detach(), weight.transposed, weight.groups)
+        try:
+            # Its users have different inputs, so that no statistics fit them all.
+            return pack_weight(rows, spec) if shared else self._recipe.pack(weight.name, rows, spec)
+        except QuantizationError as error:
+            raise QuantizationError(f"{weight.name}: {error}") from None
 
 
 def _replacement(
@@ -204,8 +225,8 @@ def _replacement(
         out_proj = linear(codes[1], module.out_proj.bias, activations)
         new, parts = QuantMultiheadAttention(module, in_proj, out_proj), [in_proj, out_proj]
     elif isinstance(module, nn.Linear):
-        layer = linear(codes[0], module.bias, activations)
-        new, parts = layer, [layer]
+        layer, transform = linear(codes[0], module.bias, activations), codes[0].transform
+        new, parts = TransformedLinear(layer, transform) if transform else layer, [layer]
     else:
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         conv = QuantConv(codes[0], module, activations)
@@ -219,6 +240,8 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
     bias = layer.rows.bias if isinstance(layer, QuantConv) else layer.bias
     biases = 0 if bias is None else bias.numel()
     bias_bytes = 0 if bias is None else biases * bias.element_size()
+    input_scale = packed.transform.scale
+    scale_bytes = 0 if input_scale is None else input_scale.numel() * input_scale.element_size()
     return QuantizedLayer(
         name=weight.name,
         type=type(weight.module).__name__,
@@ -227,10 +250,11 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         activation_bits=layer.activation_bits,
         backend=layer.backend,
         simulated=layer.simulated,
-        stored_bytes=packed.stored_bytes + bias_bytes,
-        resident_bytes=layer.resident_bytes(),
+        stored_bytes=packed.stored_bytes + scale_bytes + bias_bytes,
+        resident_bytes=layer.resident_bytes() + scale_bytes,
         float32_bytes=4 * (weight.parameter.numel() + biases),
         weight_sqnr_db=packed.sqnr_db,
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
+        rotation=packed.transform.rotation,
     )

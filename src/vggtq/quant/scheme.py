@@ -11,6 +11,7 @@ from vggtq.errors import ConfigError, did_you_mean
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 FLOAT8 = "float8_e4m3"
 FORMATS = ("int", FLOAT8, *FLOAT_BITS)
+ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
@@ -178,16 +179,58 @@ class Mixed:
 
 
 @dataclass
+class Rounding:
+    """How weights become codes (`vggtq.quant.clipping`, `vggtq.quant.gptq`).
+
+    nearest: min-max scales. mse, hqq: scales with less error, from the weight alone. gptq: the other inputs of a row absorb the
+    error of each, by calibration data; with `clip` on the scales of mse.
+    """
+
+    method: str = "nearest"
+    clip: bool = True  # gptq
+    act_order: bool = True  # gptq: inputs with the most power first
+    damping: float = 0.01  # gptq: of the mean power, added to every input's
+
+    def __post_init__(self) -> None:
+        _check_choice("scheme.rounding.method", self.method, ROUNDINGS)
+        if not 0 < self.damping < 10:
+            raise ConfigError(f"scheme.rounding.damping={self.damping}: use a positive number; 0.01 is usual")
+
+
+@dataclass
+class Transform:
+    """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation."""
+
+    scale: str = "none"
+    alpha: float = 0.5  # smooth: how much of the activations' outliers moves into the weights
+    hadamard: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError(
+                f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
+            )
+
+
+@dataclass
 class Scheme:
-    """One quantization recipe: layers, weights, activations."""
+    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations."""
 
     name: str = "int8_symmetric"
     weights: Weights = field(default_factory=Weights)
     activations: Activations = field(default_factory=Activations)
     layers: Layers = field(default_factory=Layers)
     mixed: Mixed = field(default_factory=Mixed)
+    rounding: Rounding = field(default_factory=Rounding)
+    transform: Transform = field(default_factory=Transform)
 
     def __post_init__(self) -> None:
+        if self.weights.format != "int" and (self.rounding.method != "nearest" or self.transforms):
+            raise ConfigError(
+                f"scheme.rounding.method={self.rounding.method} scheme.transform.scale={self.transform.scale} with "
+                f"{self.weights.format} weights: only integer weights are rounded that way; use scheme=gptq_w4a16 or scheme=awq"
+            )
         # Both sides of a product have one format; 16-bit weights are multiplied with float inputs.
         if self.activations.mode != "none" and self.activations.format != self.weights.format:
             raise ConfigError(
@@ -209,6 +252,16 @@ class Scheme:
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
                 f"name the sensitive layers, or use bits={self.mixed.normal_bits}"
             )
+
+    @property
+    def transforms(self) -> bool:
+        """Whether weights are rounded in another basis."""
+        return self.transform.scale != "none" or self.transform.hadamard
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the recipe looks at the inputs of layers."""
+        return self.rounding.method == "gptq" or self.transform.scale != "none"
 
     @property
     def label(self) -> str:
@@ -242,4 +295,7 @@ def _label_parts(scheme: Scheme) -> list[str]:
         parts.append("asymmetric")
     elif weights.granularity != "group":
         parts.append("symmetric")
-    return parts
+    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
+    methods = (scheme.transform.scale, scheme.rounding.method)
+    parts += [names[method] for method in methods if method in names]
+    return [*parts, "Hadamard"] if scheme.transform.hadamard else parts

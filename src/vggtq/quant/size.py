@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.layers import QuantConv, QuantMultiheadAttention
+from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, TransformedLinear
 from vggtq.quant.linear import QuantLinear
 
 
@@ -66,16 +66,17 @@ def rest_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _layer_name(model: nn.Module, name: str) -> str:
-    """A convolution keeps its weight in a layer of its own inside."""
+    """A convolution keeps its weight in a layer inside, and so does a layer whose inputs are transformed."""
     parent, _, _ = name.rpartition(".")
-    return parent if parent and isinstance(model.get_submodule(parent), QuantConv) else name
+    inner = parent and isinstance(model.get_submodule(parent), QuantConv | TransformedLinear)
+    return parent if inner else name
 
 
 def _float_name(model: nn.Module, name: str, key: str) -> str:
     """What the float model calls the parameter `key` of the module `name`."""
     parent, _, last = name.rpartition(".")
     outer = model.get_submodule(parent) if parent else None
-    if isinstance(outer, QuantConv):
+    if isinstance(outer, QuantConv | TransformedLinear):
         return f"{parent}.{key}"
     if isinstance(outer, QuantMultiheadAttention) and last == "in_proj":
         return f"{parent}.in_proj_{key}"

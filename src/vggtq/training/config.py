@@ -25,6 +25,7 @@ class Weights:
     """Of the parts of the loss."""
 
     camera: float = 10.0
+    direction: float = 0.5
     depth: float = 1.0
     points: float = 1.0
     reference: float = 0.5
@@ -47,21 +48,25 @@ class TrainConfig:
     matching_blocks: list[int] = field(default_factory=lambda: [0, 1])  # global blocks
     matching_heads: int = 2  # of each
     bfloat16: bool = True  # for linears and convolutions
+    compiled: bool = False  # transformer blocks by torch.compile; needs a C++ compiler
+    start: str | None = None  # weights to begin with, as in model.source; null: random ones
     seed: int = 0
     threads: int = 1
     evaluate_every: int = 500
     save_every_s: float = 180.0
     stop_at_s: float = 1e9  # of this sitting
+    budget_s: float = 0.0  # of all sittings; where set, the rate and the end go by the clock, not by steps
     folder: str = "outputs/train"
     export: str = ""
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
+def learning_rate(step: int, seconds: float, config: TrainConfig) -> float:
     """Linear warm-up, a plateau, then half a cosine down to the final rate."""
     total = sum(phase.steps for phase in config.phases)
+    done = seconds / config.budget_s if config.budget_s else step / total
     warm = min(1.0, (step + 1) / config.warmup_steps)
-    start = total * (1 - config.decay_share)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, step - start) / (total - start))))
+    falling = (done - (1 - config.decay_share)) / config.decay_share
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, falling))))
     return warm * (config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine)
 
 

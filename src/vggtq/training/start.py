@@ -4,11 +4,30 @@ import math
 
 import torch
 
+from vggtq.models.checkpoint import load_weights_
 from vggtq.models.initialize import initialize_
 from vggtq.models.positions import grid_embedding
 from vggtq.models.vggt import VGGT, build
 from vggtq.models.vit import LayerScale
 from vggtq.training.config import TrainConfig
+
+
+def first_model(config: TrainConfig) -> VGGT:
+    """What the first step works on: the weights that the configuration names, or random ones."""
+    model = fresh_model(config)
+    if config.start:
+        load_weights_(model, config.start, None)
+    return model
+
+
+def compile_blocks(model: VGGT, tapped: list[int]) -> None:
+    """Fuses what is cheap to fuse: one graph per shape serves all blocks of a kind.
+
+    The global blocks in `tapped` stay as they are, since what their hooks record would be lost inside a graph.
+    """
+    untapped = [block for i, block in enumerate(model.aggregator.global_blocks) if i not in tapped]
+    for block in (*model.aggregator.frame_blocks, *untapped):
+        block.compile(dynamic=False)
 
 
 def fresh_model(config: TrainConfig) -> VGGT:

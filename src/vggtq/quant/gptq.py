@@ -1,0 +1,91 @@
+"""GPTQ: round one input column after the other and let the columns still to come absorb the error.
+
+Frantar et al. 2023 (arXiv 2210.17323), section 3 and algorithm 1: with H = X Xᵀ of the calibration inputs, after
+column i is rounded the others move by -(w_i - ŵ_i) / [H⁻¹]_ii · [H⁻¹]_i,: (eq. 2), which the Cholesky factor of H⁻¹
+gives for all columns at once. Columns with the largest inputs come first (act-order). Scales are those of the
+unchanged weight (static groups), so that the order of the columns does not tear groups apart. Left out: scales that
+follow the moving weight.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vggtq.errors import QuantizationError
+from vggtq.quant.rounding import group_columns
+from vggtq.quant.scheme import Weights
+
+BLOCK = 128  # columns whose effect on all later ones is applied in one product
+DAMPINGS = (1.0, 10.0, 100.0)  # times the damping asked for, until the factorization succeeds
+
+
+@dataclass(frozen=True)
+class ErrorSpread:
+    """How the error of one input column is spread over the others.
+
+    order: (C,), columns in the order of rounding. inverse: (C, C) upper U with UᵀU = H⁻¹ in that order.
+    """
+
+    order: Tensor
+    inverse: Tensor
+
+
+def error_spread(gram: Tensor, damping: float = 0.01, act_order: bool = True) -> ErrorSpread:
+    """gram: (C, C), Σ x xᵀ of the layer's inputs up to a factor; damping: of the mean of its diagonal, added to it.
+
+    Raises QuantizationError for a gram that is not positive even so.
+    """
+    diagonal = gram.diagonal()
+    order = diagonal.argsort(descending=True) if act_order else torch.arange(len(gram), device=gram.device)
+    return ErrorSpread(order, _inverse_factor(gram[order][:, order], damping))
+
+
+def gptq_codes(
+    rows: Tensor, scale: Tensor, zero_point: Tensor | None, spec: Weights, spread: ErrorSpread
+) -> Tensor:
+    """codes (R, C) int32 in qmin … qmax.
+
+    rows: (R, C) float32, not modified; scale, zero_point: as `quantization_parameters` gives them.
+    """
+    columns = rows.shape[1]
+    order, inverse = spread.order, spread.inverse
+    group = group_columns(columns, spec)
+    groups = order // group if scale.shape[1] > 1 else torch.zeros_like(order)
+    weight = rows[:, order].clone()
+    codes = torch.empty_like(weight, dtype=torch.int32)
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        errors = rows.new_empty(rows.shape[0], stop - start)
+        for i in range(start, stop):
+            column, s = weight[:, i], scale[:, groups[i]].float()
+            z = 0 if zero_point is None else zero_point[:, groups[i]]
+            code = (torch.round(column / s) + z).clamp_(spec.qmin, spec.qmax)
+            codes[:, i] = code.to(torch.int32)
+            error = (column - (code - z) * s) / inverse[i, i]
+            weight[:, i + 1 : stop].addr_(error, inverse[i, i + 1 : stop], alpha=-1)
+            errors[:, i - start] = error
+        weight[:, stop:].addmm_(errors, inverse[start:stop, stop:], alpha=-1)
+    return codes[:, order.argsort()]
+
+
+def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """Upper U with Uᵀ U = (H + damping · mean(diag H))⁻¹. float64, since inputs of small networks are nearly dependent."""
+    hessian = gram.double()
+    diagonal = hessian.diagonal()
+    # An input that is always zero moves nothing, and nothing moves it.
+    diagonal[diagonal == 0] = 1.0
+    mean = diagonal.mean()
+    for factor in DAMPINGS:
+        damped = hessian + torch.eye(len(gram), dtype=torch.float64, device=gram.device) * (
+            damping * factor * mean
+        )
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            inverse, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
+                return inverse.float()
+    raise QuantizationError(
+        f"GPTQ: the inputs of this layer leave no positive Hessian even with damping {damping * DAMPINGS[-1]:g}; "
+        f"use more calibration samples, or a larger scheme.rounding.damping"
+    )

@@ -1,0 +1,91 @@
+"""Changes of the basis that weights are rounded in: x Wᵀ = t(x) T(W)ᵀ exactly, but T(W), or t(x), rounds with less error.
+
+scale: t(x) = x / s, T(W) = W · s per input channel. SmoothQuant (Xiao et al. 2023, arXiv 2211.10438, eq. 4) takes s =
+max|x|^α / max|W|^(1-α), so that activations and weights share the outliers. AWQ (Lin et al. 2024, arXiv 2306.00978,
+section 3.2) takes s = mean|x|^α and searches α for the smallest error of the layer's output; with the inputs' Gram
+matrix that error is known without running the layer. rotation: Hadamard blocks on both sides
+(`vggtq.quant.hadamard`), after the scale.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vggtq.quant.calibration import InputStatistics
+from vggtq.quant.hadamard import block_width, rotate
+
+AWQ_STEPS = 20
+
+
+@dataclass(frozen=True)
+class InputTransform:
+    """scale: (C,) float32 or None; rotation: width of the Hadamard blocks, 0 for none."""
+
+    scale: Tensor | None = None
+    rotation: int = 0
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """t(x), (…, C)."""
+        x = x if self.scale is None else x / self.scale.to(x.dtype)
+        return rotate(x, self.rotation) if self.rotation else x
+
+    def weight(self, rows: Tensor) -> Tensor:
+        """T(W), (R, C)."""
+        rows = rows if self.scale is None else rows * self.scale
+        return rotate(rows, self.rotation) if self.rotation else rows
+
+    def gram(self, gram: Tensor) -> Tensor:
+        """The Gram matrix (C, C) of t(x), from that of x."""
+        half = self.inputs(gram)
+        return self.inputs(half.T)
+
+    def __bool__(self) -> bool:
+        return self.scale is not None or self.rotation > 0
+
+
+def smooth_scale(rows: Tensor, statistics: InputStatistics, alpha: float) -> Tensor:
+    """SmoothQuant's scale, (C,); channels without any input or weight keep 1. Normalized to a geometric mean of 1."""
+    inputs, weights = statistics.largest, rows.abs().amax(0)
+    usable = (inputs > 0) & (weights > 0)
+    scale = inputs.clamp_min(1e-12).pow(alpha) / weights.clamp_min(1e-12).pow(1 - alpha)
+    return _normalized(torch.where(usable, scale, torch.ones_like(scale)), usable)
+
+
+def awq_scale(
+    rows: Tensor, statistics: InputStatistics, round_trip: Callable[[Tensor], Tensor]
+) -> Tensor | None:
+    """The scale (C,) whose rounding disturbs the output least, None where no scale is better than none.
+
+    round_trip: a weight (R, C) to its rounded values.
+    """
+    best, least = None, output_error(rows, round_trip(rows), statistics.gram)
+    usable = statistics.mean_abs > 0
+    for step in range(1, AWQ_STEPS + 1):
+        scale = statistics.mean_abs.clamp_min(1e-12).pow(step / AWQ_STEPS)
+        scale = _normalized(torch.where(usable, scale, torch.ones_like(scale)), usable)
+        error = output_error(rows, round_trip(rows * scale) / scale, statistics.gram)
+        if error < least:
+            best, least = scale, error
+    return best
+
+
+def output_error(rows: Tensor, rounded: Tensor, gram: Tensor) -> float:
+    """Mean over inputs of ‖x (W - Ŵ)ᵀ‖² = Σ (D G) ⊙ D, for a layer with Gram matrix G and D = W - Ŵ."""
+    difference = rows - rounded
+    return float(((difference @ gram) * difference).sum())
+
+
+def rotation_of(columns: int) -> int:
+    """The block width for this many input channels; 0 where blocks would be too narrow to spread anything."""
+    width = block_width(columns)
+    return width if width >= 8 else 0
+
+
+def _normalized(scale: Tensor, usable: Tensor) -> Tensor:
+    if not usable.any():
+        return scale
+    normal = torch.where(usable, scale / scale[usable].log().mean().exp(), torch.ones_like(scale))
+    # Few digits, so that scales stored in half precision are exact, and the product stays the same.
+    return normal.clamp(1e-4, 1e4).to(torch.bfloat16).float()

@@ -1,0 +1,341 @@
+"""Rounding with data, other bases, calibration: against brute force, scipy and direct computation."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from test_run import recorded
+from vggtq.calibration_data import Samples
+from vggtq.config import Calibration
+from vggtq.data.rooms import Rooms
+from vggtq.errors import ConfigError, DataError, QuantizationError
+from vggtq.models.vit import Block
+from vggtq.quant.calibration import InputStatistics, Observer
+from vggtq.quant.clipping import (
+    clipped_parameters,
+    half_quadratic_objective,
+    half_quadratic_parameters,
+)
+from vggtq.quant.gptq import error_spread, gptq_codes
+from vggtq.quant.hadamard import block_width, rotate
+from vggtq.quant.layers import TransformedLinear
+from vggtq.quant.packed import pack_weight
+from vggtq.quant.quantize import quantize_
+from vggtq.quant.rounding import dequantize, quantization_parameters, round_to_codes
+from vggtq.quant.scheme import Activations, Layers, Rounding, Scheme, Transform, Weights
+from vggtq.quant.transform import InputTransform, awq_scale, output_error, smooth_scale
+
+SPECS = [
+    Weights(bits=4, granularity="group", group_size=16),
+    Weights(bits=4, granularity="group", group_size=24, symmetric=False),  # a short last group
+    Weights(bits=3),
+    Weights(bits=2, granularity="per_tensor", symmetric=False),
+]
+WHOLE = Layers(skip_first_last=False)
+
+
+def problem(rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """A weight, correlated inputs (400, C) whose channels differ in size, and their Gram matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(columns, columns, generator=generator) * torch.logspace(-1, 1, columns)
+    inputs = torch.randn(400, columns, generator=generator) @ mixing / columns**0.5
+    return torch.randn(rows, columns, generator=generator), inputs, inputs.T @ inputs / 400
+
+
+def nearest(rows: Tensor, spec: Weights) -> Tensor:
+    scale, zero = quantization_parameters(rows, spec)
+    return dequantize(round_to_codes(rows, scale, zero, spec), scale, zero, spec)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"w{s.bits} {s.granularity} {s.group_size}")
+@pytest.mark.parametrize("act_order", [True, False])
+def test_gptq_equals_rounding_one_column_at_a_time_with_the_inverse_recomputed(
+    spec: Weights, act_order: bool
+) -> None:
+    """Optimal Brain Quantization as it is defined: after each column, invert what is left of the Hessian."""
+    rows, _, gram = problem(6, 40)
+    scale, zero = quantization_parameters(rows, spec)
+    got = gptq_codes(rows, scale, zero, spec, error_spread(gram, 0.01, act_order))
+
+    hessian = gram.double() + 0.01 * gram.double().diagonal().mean() * torch.eye(40, dtype=torch.float64)
+    order = gram.diagonal().argsort(descending=True).tolist() if act_order else list(range(40))
+    size = spec.group_size or 40
+    weight, expected = rows.double().clone(), torch.zeros_like(got)
+    for position, column in enumerate(order):
+        rest = order[position:]
+        inverse = torch.linalg.inv(hessian[rest][:, rest])
+        group = column // size if scale.shape[1] > 1 else 0
+        s = scale[:, group].double()
+        z = 0 if zero is None else zero[:, group]
+        code = (torch.round(weight[:, column] / s) + z).clamp(spec.qmin, spec.qmax)
+        error = weight[:, column] - (code - z) * s
+        weight[:, rest] -= error[:, None] * inverse[0] / inverse[0, 0]
+        expected[:, column] = code.int()
+    assert (got == expected).float().mean() > 0.99, "float32 may fall on the other side of a half"
+
+
+def test_gptq_lies_between_nearest_and_the_best_codes_of_all() -> None:
+    spec, ratios = Weights(bits=2), []
+    for seed in range(20):
+        rows, _, gram = problem(1, 5, seed)
+        scale, _ = quantization_parameters(rows, spec)
+        codes = torch.tensor(list(itertools.product(range(-1, 2), repeat=5)))
+        best = min(output_error(rows, candidate * scale, gram) for candidate in codes)
+        by_gptq = output_error(
+            rows, gptq_codes(rows, scale, None, spec, error_spread(gram, 1e-6)) * scale, gram
+        )
+        assert by_gptq >= best * (1 - 1e-4)
+        ratios.append((output_error(rows, nearest(rows, spec), gram) / best, by_gptq / best))
+    plain, gptq = np.array(ratios).T
+    excess = [np.exp(np.log(ratio).mean()) - 1 for ratio in (gptq, plain)]
+    assert excess[0] < 0.3 * excess[1]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"w{s.bits} {s.granularity} {s.group_size}")
+def test_gptq_more_than_halves_the_output_error_of_correlated_inputs(spec: Weights) -> None:
+    rows, inputs, gram = problem(32, 64)
+    packed = pack_weight(rows, spec, Rounding("gptq"), gram)
+    error = (inputs @ (rows - packed.dequantize()).T).square().sum()
+    assert error < 0.5 * (inputs @ (rows - nearest(rows, spec)).T).square().sum()
+
+
+def test_gptq_survives_inputs_that_are_dead_or_dependent() -> None:
+    rows, inputs, _ = problem(4, 16)
+    inputs[:, 3] = 0
+    inputs[:, 5] = inputs[:, 6]
+    packed = pack_weight(rows, Weights(bits=4), Rounding("gptq"), inputs.T @ inputs)
+    assert torch.isfinite(packed.dequantize()).all()
+    with pytest.raises(QuantizationError, match="more calibration samples"):
+        error_spread(torch.full((4, 4), -1.0))
+
+
+@given(seed=st.integers(0, 10**6), index=st.integers(0, len(SPECS) - 1))
+@settings(max_examples=40, deadline=None)
+def test_searched_scales_never_do_worse_by_their_own_measure(seed: int, index: int) -> None:
+    spec = SPECS[index]
+    rows = torch.randn(5, 40, generator=torch.Generator().manual_seed(seed)) ** 3
+    plain = quantization_parameters(rows, spec)
+    clipped, solved = clipped_parameters(rows, spec), half_quadratic_parameters(rows, spec)
+
+    def squared(scale: Tensor, zero: Tensor | None) -> float:
+        rounded = dequantize(round_to_codes(rows, scale, zero, spec), scale, zero, spec)
+        return float((rows - rounded).square().sum())
+
+    assert squared(*clipped) <= squared(*plain) * (1 + 1e-5)
+    before, after = (half_quadratic_objective(rows, *p, spec) for p in (plain, solved))
+    assert (after <= before * (1 + 1e-5)).all()
+    assert (clipped[0] > 0).all() and (solved[0] > 0).all()
+
+
+@pytest.mark.parametrize(("method", "share"), [("mse", 0.9), ("hqq", 0.95)])
+def test_searched_scales_lose_less_on_heavy_tails(method: str, share: float) -> None:
+    torch.manual_seed(0)
+    spec = Weights(bits=4, granularity="group", group_size=64)
+    rows = torch.distributions.StudentT(4.0).sample((64, 512))
+    error = (rows - pack_weight(rows, spec, Rounding(method)).dequantize()).square().sum()
+    assert error < share * (rows - nearest(rows, spec)).square().sum()
+
+
+@pytest.mark.parametrize("columns", [64, 192, 12, 1024])
+def test_rotation_is_scipys_hadamard_and_its_own_inverse(columns: int) -> None:
+    width = block_width(columns)
+    x = torch.randn(3, columns, dtype=torch.float64)
+    block = torch.from_numpy(scipy.linalg.hadamard(width) / np.sqrt(width))
+    expected = (x.unflatten(1, (-1, width)) @ block).flatten(1)
+    assert torch.allclose(rotate(x, width), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(rotate(rotate(x, width), width), x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rotation", [0, 64])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_transform_changes_no_product(rotation: int, scaled: bool) -> None:
+    x, w = torch.randn(50, 192, dtype=torch.float64), torch.randn(30, 192, dtype=torch.float64)
+    scale = torch.rand(192).add(0.1).to(torch.bfloat16).double() if scaled else None
+    transform = InputTransform(scale, rotation)
+    assert (transform.inputs(x) @ transform.weight(w).T - x @ w.T).abs().max() < 1e-9
+    assert (transform.gram(x.T @ x) - transform.inputs(x).T @ transform.inputs(x)).abs().max() < 1e-9
+
+
+def test_smoothquants_scale_is_the_papers() -> None:
+    rows, inputs, gram = problem(8, 16)
+    statistics = InputStatistics(gram, inputs.abs().mean(0), inputs.abs().amax(0), len(inputs))
+    expected = inputs.abs().amax(0) ** 0.7 / rows.abs().amax(0) ** 0.3
+    got = smooth_scale(rows, statistics, 0.7)
+    assert torch.allclose(got / got[0], expected / expected[0], rtol=0.02), "bfloat16 digits"
+    assert torch.equal(got, got.half().float()), "exact in half precision"
+
+
+def test_awq_finds_the_scale_that_a_search_on_the_inputs_finds() -> None:
+    spec = Weights(bits=4, granularity="group", group_size=16)
+    rows, inputs, _ = problem(24, 32, seed=3)
+    statistics = InputStatistics.empty(32, torch.device("cpu"))
+    statistics.update(inputs[:100])
+    statistics.update(inputs[100:])
+    scale = awq_scale(rows, statistics, lambda w: nearest(w, spec))
+    assert scale is not None
+
+    def error(s: Tensor) -> float:
+        return float((inputs @ (rows - nearest(rows * s, spec) / s).T).square().sum())
+
+    mean = inputs.abs().mean(0)
+    grid = [mean ** (step / 20) for step in range(21)]
+    grid = [(s / s.log().mean().exp()).to(torch.bfloat16).float() for s in grid]
+    assert error(scale) == pytest.approx(min(map(error, grid)), rel=1e-3)
+    assert error(scale) < error(torch.ones(32))
+
+
+def test_statistics_are_those_of_all_inputs_at_once() -> None:
+    x = torch.randn(7, 5, 12)
+    statistics = InputStatistics.empty(12, torch.device("cpu"))
+    for part in x.split(2):
+        statistics.update(part)
+    rows = x.reshape(-1, 12)
+    assert torch.allclose(statistics.gram, rows.T @ rows / 35, atol=1e-5)
+    assert torch.allclose(statistics.mean_abs, rows.abs().mean(0))
+    assert torch.equal(statistics.largest, rows.abs().amax(0))
+    assert statistics.rows == 35
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 16))
+
+
+def show(model: nn.Module) -> None:
+    model(torch.randn(64, 16, generator=torch.Generator().manual_seed(1)))
+
+
+def test_layers_are_observed_in_as_few_passes_as_memory_allows() -> None:
+    model, names = net(), ["0", "2", "4"]
+    roomy = Observer(model, names, show)
+    assert all(roomy.take(name) is not None for name in names)
+    tight = Observer(model, names, show, memory_bytes=4 * 32 * 32)
+    for name in names:
+        statistics = tight.take(name)
+        assert statistics is not None and statistics.rows == 64
+    assert (roomy.passes, tight.passes) == (1, 3)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_layers_without_usable_inputs_are_named() -> None:
+    model = net()
+    with pytest.raises(QuantizationError, match=r"4: no calibration sample reaches"):
+        Observer(model, ["4"], lambda m: None).take("4")
+    with pytest.raises(QuantizationError, match=r"0: calibration inputs are NaN"):
+        Observer(model, ["0"], lambda m: m(torch.full((2, 16), torch.nan))).take("0")
+    with pytest.raises(QuantizationError, match="calibrate="):
+        quantize_(model, Scheme(rounding=Rounding("gptq"), layers=WHOLE))
+
+
+def test_gptq_keeps_the_function_of_a_network_better_than_nearest() -> None:
+    exact = net()
+    x = torch.randn(200, 16, generator=torch.Generator().manual_seed(2))
+    errors = {}
+    for method in ("nearest", "gptq"):
+        model = net()
+        scheme = Scheme(weights=Weights(bits=3), rounding=Rounding(method), layers=WHOLE)
+        quantize_(model, scheme, calibrate=show)
+        errors[method] = (model(x) - exact(x)).square().mean().item()
+    assert errors["gptq"] < 0.7 * errors["nearest"]
+
+
+class Norms(nn.Module):
+    """A block that declares its norms, and one linear layer without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.last = Block(64, 2, 4.0, 1.0), nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.block(x))
+        return out
+
+    def norms_before(self) -> dict[str, str]:
+        return {"block.attn.qkv": "block.norm1", "block.mlp.fc1": "block.norm2"}
+
+
+@pytest.mark.parametrize("hadamard", [False, True])
+def test_scales_go_into_norms_where_the_model_declares_them_and_change_nothing(hadamard: bool) -> None:
+    torch.manual_seed(0)
+    model = Norms().double()
+    x = torch.randn(3, 10, 64, dtype=torch.float64)
+    expected, gain = model(x), model.block.norm1.weight.detach().clone()
+    # 16 bits stand for the float weight: what is left is the error of the transform, and 2^-15 of the largest weight.
+    scheme = Scheme(weights=Weights(bits=16), transform=Transform("smooth", hadamard=hadamard), layers=WHOLE)
+    quantize_(model, scheme, calibrate=lambda m: m(x))
+    assert (model(x) - expected).abs().max() < 2e-3
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, TransformedLinear)}
+    scaled = {name for name, layer in layers.items() if layer.transform.scale is not None}
+    assert scaled == {"block.attn.proj", "block.mlp.fc2", "last"}
+    assert not torch.equal(model.block.norm1.weight, gain)
+    assert (set(layers) - scaled == {"block.attn.qkv", "block.mlp.fc1"}) is hadamard
+
+
+def test_smoothing_saves_w8a8_from_outlier_channels() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Sequential(nn.Linear(64, 64)), torch.randn(256, 64)
+    x[:, 5] *= 200
+    exact, errors = layer(x), {}
+    for scale in ("none", "smooth"):
+        model = nn.Sequential(nn.Linear(64, 64))
+        model.load_state_dict(layer.state_dict())
+        scheme = Scheme(activations=Activations("dynamic"), transform=Transform(scale), layers=WHOLE)
+        quantize_(model, scheme, calibrate=lambda m: m(x))
+        errors[scale] = (model(x) - exact).square().mean().item()
+    assert errors["smooth"] < 0.1 * errors["none"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weights": Weights("float16", 16, granularity="none"), "rounding": Rounding("gptq")},
+        {"weights": Weights("float16", 16, granularity="none"), "transform": Transform("awq")},
+    ],
+)
+def test_float_weights_are_not_rounded_by_integer_methods(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="only integer weights"):
+        Scheme(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rounding("gtpq"), "did you mean gptq"),
+        (lambda: Rounding(damping=0), "positive"),
+        (lambda: Transform("smoth"), "did you mean smooth"),
+        (lambda: Transform("smooth", alpha=2), "between 0 and 1"),
+        (lambda: Calibration(samples=0), "at least 1"),
+    ],
+)
+def test_options_of_methods_are_checked(make: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_what_was_calibrated_on_is_never_evaluated(tmp_path: Path) -> None:
+    rooms = Rooms(count=2, frames=2, size=[28, 28])
+    samples = Samples.of(Calibration(dataset=rooms))
+    first, other = next(rooms.scenes()), next(Rooms(frames=2, size=[28, 28], seed=1).scenes())
+    samples.check_disjoint(other)
+    with pytest.raises(DataError, match=r"image 0 of scene test-0-0 is among the calibration samples"):
+        samples.check_disjoint(first)
+    overlap = ["dataset=rooms", "scenes=1", "frames=2", "size=[56,56]", "scheme=gptq_w4a16", "group_size=16"]
+    same = ["calibration.dataset.split=test", "calibration.samples=1", "calibration.dataset.frames=2"]
+    record = recorded(tmp_path, *overlap, *same)
+    assert "among the calibration samples" in record["error"]["message"]
+
+
+def test_a_record_says_what_the_recipe_was_calibrated_on(tmp_path: Path) -> None:
+    record = recorded(tmp_path, "scheme=gptq_w4a16", "group_size=16", "calibration.samples=2")
+    assert record["status"] == "ok", record["error"]
+    calibration = record["calibration"]
+    assert (calibration["name"], calibration["scenes"], calibration["frames"]) == ("rooms", 2, 8)
+    assert calibration["passes"] == 1 and len(calibration["sha256"]) == 64
+    assert recorded(tmp_path, "scheme=int4_group", "group_size=16")["calibration"] is None
