@@ -205,3 +205,11 @@ def test_the_place_of_the_cache_is_no_part_of_the_experiment() -> None:
     here, there = (plain(compose([f"baseline_cache={place}"])) for place in ("outputs/a", "null"))
     assert here["baseline_cache"] != there["baseline_cache"]
     assert config_hash(here) == config_hash(there)
+
+
+def test_a_single_number_of_any_stride_is_stored(tmp_path: Path) -> None:
+    odd = torch.empty_strided((1, 1), (2, 2)).fill_(3.5)  # what slicing leaves of a per-tensor scale
+    cache = TensorCache(tmp_path)
+    cache.get({"a": 1}, lambda: {"x": odd})
+    found, cached = cache.get({"a": 1}, lambda: pytest.fail("stored"))
+    assert cached and found["x"].tolist() == [[3.5]]

@@ -36,7 +36,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(head)
         for name in names:
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            # A single number counts as contiguous whatever its stride, which a view as bytes does not forgive.
+            flat = (
+                tensors[name]
+                .detach()
+                .cpu()
+                .contiguous()
+                .reshape(-1)
+                .as_strided((tensors[name].numel(),), (1,))
+                .view(torch.uint8)
+            )
             file.write(flat.numpy().data)
         return file.tell()
 

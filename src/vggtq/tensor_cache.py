@@ -108,5 +108,5 @@ def _digest(tensors: Tensors) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        total.update(tensor.reshape(-1).as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -154,7 +154,10 @@ def combined_fingerprint(digests: Mapping[str, str]) -> str:
 def tensor_digest(tensor: Tensor) -> str:
     """dtype, shape and the SHA-256 of the bytes, as text."""
     # Viewed as bytes, since NumPy knows no bfloat16.
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    # A single number counts as contiguous whatever its stride, which a view as bytes does not forgive.
+    flat = (
+        tensor.detach().cpu().contiguous().reshape(-1).as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+    )
     return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(flat.numpy().data).hexdigest()}"
 
 
