@@ -39,11 +39,13 @@ def test_one_run_and_its_report(tmp_path: Path) -> None:
     assert record["command"].startswith("python -m vggtq.run ")
     assert "group_size=64" in record["command"]
     (folder,) = (p for p in tmp_path.glob("outputs/runs/*") if p.is_dir())
-    assert {p.name for p in folder.iterdir()} == {".hydra", "comparison.png", "result.json", "run.log"}
+    assert {p.name for p in folder.iterdir()} == {
+        *(".hydra", "comparison.png", "preview.safetensors", "result.json", "run.log")
+    }
     done = vggtq(tmp_path, module="vggtq.report")
     assert done.returncode == 0, done.stderr
     expected = {
-        *("comparison.csv", "comparison.md", "comprehensive_report.txt"),
+        *("comparison.csv", "index.html", "comparison.md", "comprehensive_report.txt"),
         *("comprehensive_results.json", "comprehensive_visualizations.png"),
     }
     assert {p.name for p in (tmp_path / "outputs/report").iterdir()} == expected

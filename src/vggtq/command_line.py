@@ -7,24 +7,20 @@ a positional argument.
 import logging
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import FrameType, NoneType
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
+from vggtq import interruption
 from vggtq.errors import ConfigError, VggtqError, did_you_mean
 
 T = TypeVar("T")
 WORDS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 KINDS = {int: "a whole number", float: "a number"}
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: what a scheduler or a closed terminal sends."""
 
 
 def parse(argv: Sequence[str], options: type[T], positional: str | None = None) -> T:
@@ -112,7 +108,7 @@ def execute(argv: Sequence[str], text: str, work: Callable[[Sequence[str]], None
     if not argv or {"-h", "--help", "help"} & set(argv):
         print(text, end="")
         return 0
-    previous = {number: signal.signal(number, _terminate) for number in _signals()}
+    previous = interruption.install()
     try:
         work(argv)
         sys.stdout.flush()
@@ -124,12 +120,12 @@ def execute(argv: Sequence[str], text: str, work: Callable[[Sequence[str]], None
     except OSError as error:
         reason = " ".join(str(error.strerror or error).split())
         return _fail(f"{error.filename or 'a file'}: {reason}; check the path and the disk")
-    except KeyboardInterrupt as interruption:
+    except KeyboardInterrupt as request:
+        interruption.settled()
         print("interrupted; no file was left half written", file=sys.stderr)
-        return 143 if isinstance(interruption, Terminated) else 130
+        return 143 if isinstance(request, interruption.Terminated) else 130
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        interruption.restore(previous)
     return 0
 
 
@@ -145,14 +141,6 @@ def log_lines() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-def _signals() -> list[int]:
-    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated(f"terminated by {signal.Signals(number).name}")
 
 
 def _fail(message: str) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from vggtq import interruption
 from vggtq.config import Config, config_hash, plain, validated
 from vggtq.describe import describe_layers, describe_model, describe_scheme, describe_size
 from vggtq.errors import DataError
@@ -52,6 +53,7 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
     except Exception as error:
         record["error"] = error_entry(error)
     except BaseException as error:
+        interruption.settled()
         record["error"] = error_entry(error)
         raise
     finally:

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vggtq import sweep
+from vggtq import interruption, sweep
 from vggtq.config import CONF, compose, first_line, options, quote_numbers, register
 from vggtq.errors import VggtqError, did_you_mean
 from vggtq.experiment import run
@@ -35,9 +34,7 @@ def main() -> NoReturn:
     """Entry point; ends the process with 0, 1 after a failure, 130 or 143 after an interruption."""
     # Hydra raises instead of printing, so that one line can be made of it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for name in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
-        if name is not None:
-            signal.signal(name, _terminate)
+    interruption.install()
     register()
     try:
         # argparse takes all overrides in one piece; users write --multirun anywhere.
@@ -51,19 +48,12 @@ def main() -> NoReturn:
         if _wants_traceback():
             raise
         sys.exit(f"error: {explain(error)}")
-    except KeyboardInterrupt as interruption:
+    except KeyboardInterrupt as request:
+        interruption.settled()
         sweep.summarize_interrupted()
         print("interrupted; the record of the run says so", file=sys.stderr)
-        sys.exit(143 if isinstance(interruption, Terminated) else 130)
+        sys.exit(143 if isinstance(request, interruption.Terminated) else 130)
     sys.exit(1 if _failed else 0)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: what a scheduler or a closed terminal sends. Recorded like Ctrl-C."""
-
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise Terminated(f"terminated by {signal.Signals(number).name}")
 
 
 def task(cfg: DictConfig) -> None:
