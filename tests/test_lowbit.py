@@ -339,3 +339,9 @@ def test_a_record_says_what_the_recipe_was_calibrated_on(tmp_path: Path) -> None
     assert (calibration["name"], calibration["scenes"], calibration["frames"]) == ("rooms", 2, 8)
     assert calibration["passes"] == 1 and len(calibration["sha256"]) == 64
     assert recorded(tmp_path, "scheme=int4_group", "group_size=16")["calibration"] is None
+
+
+def test_a_missing_folder_of_calibration_images_is_named_as_such(tmp_path: Path) -> None:
+    record = recorded(tmp_path, "scheme=gptq_w4a16", "group_size=16", "calibration=images")
+    assert "calibration.dataset.path is empty" in record["error"]["message"]
+    assert " dataset.path" not in record["error"]["message"]

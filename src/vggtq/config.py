@@ -7,6 +7,7 @@ YAML, whose fields are their schema (`instantiate`).
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -158,8 +159,18 @@ def validated(cfg: DictConfig) -> Config:
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     if config.scheme.needs_calibration:
-        config.calibration.dataset = instantiate(config.calibration.dataset, "calibration.dataset")
+        config.calibration.dataset = _calibration_dataset(config.calibration.dataset)
     return config
+
+
+def _calibration_dataset(node: dict[str, Any]) -> Any:
+    try:
+        return instantiate(node, "calibration.dataset")
+    except ConfigError as error:
+        # A data set names its options as those of the evaluated one.
+        raise ConfigError(
+            re.sub(r"(?<!calibration\.)\bdataset\.", "calibration.dataset.", str(error))
+        ) from error
 
 
 def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:

@@ -1,11 +1,12 @@
 """The comparison picture of a run: input, FP32 depth, quantized depth and their difference, one row per frame."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from vggtq.atomic import replacing
 
 
 def draw_comparison(
@@ -53,12 +54,8 @@ def draw_comparison(
     bar.locator = _few_ticks()
     bar.update_ticks()
     figure.suptitle(caption, fontsize=10)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _few_ticks() -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vggtq.atomic import replacing
 from vggtq.errors import ConfigError, DataError, did_you_mean
 from vggtq.report.frame import frame_of, record_row
 from vggtq.report.groups import Group, group_rows
@@ -129,12 +129,8 @@ def write_report(report: Report, out: Path, lang: str = "en") -> None:
 
 
 def _write(report: Report, path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     report.files.append(path)
 
 
