@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.quant.activations import token_codes, token_scales
+from vggtq.quant.cpu_rules import half_in_blocks
 from vggtq.quant.kernel_layout import KernelLayoutLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
@@ -133,6 +134,7 @@ class FbgemmHalfLinear(KernelLayoutLinear):
             spec.format == "float16"
             and device.type == "cpu"
             and torch.backends.quantized.engine in ("x86", "fbgemm")
+            and half_in_blocks(shape) is None
         )
 
     def weight_tensors(self) -> dict[str, Tensor]:

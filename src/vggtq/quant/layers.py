@@ -56,6 +56,10 @@ class QuantConv(nn.Module):
         return self.rows.notes
 
     @property
+    def rule(self) -> str:
+        return ""  # a convolution has one backend
+
+    @property
     def spec(self) -> object:
         return self.rows.spec
 

@@ -37,6 +37,7 @@ class QuantizedLayer:
     notes: tuple[str, ...] = ()  # of the weight, then of the backend
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
+    rule: str = ""  # why this backend, where another one computes the same numbers
 
 
 @dataclass
@@ -257,4 +258,5 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        rule=layer.rule,
     )
