@@ -1,6 +1,6 @@
 """Which of several CPU kernels that compute the same numbers a layer gets: by the shape of its weight and by the CPU.
 
-Static rules from measured rounds (docs/benchmarks.md, "Which kernel computes a layer"); the record names the rule of every layer
+Static rules from measured rounds (docs/benchmarks.md, "Which kernel computes a layer"); the record names the rule of each layer
 that has one. How many tokens a call brings is not known when weights are laid out; only `blocked` layers, whose layout is the
 same either way, look at it.
 """
