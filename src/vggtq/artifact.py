@@ -146,6 +146,8 @@ def read_header(path: Path | str) -> Header:
             f"use the version that wrote it, or export it again"
         )
     try:
+        if metadata["format"] != "pt":  # what the digest does not cover
+            raise ValueError(f"format {metadata['format']}")
         return _parsed(metadata[KEY], metadata["sha256"])
     except (VggtqError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(

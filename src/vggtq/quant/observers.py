@@ -64,7 +64,7 @@ class RangeObserver:
     def _widen(self, peak: float) -> None:
         """Makes ±2^exponent hold `peak`, by merging pairs of bins. Touches no bin as long as there is nothing in them."""
         assert self.counts is not None
-        wanted = max(math.frexp(peak)[1], SMALLEST_EXPONENT)
+        wanted = max(math.frexp(peak)[1], SMALLEST_EXPONENT) if peak > 0 else SMALLEST_EXPONENT
         while self.exponent < wanted and self.counts.any():
             merged = torch.zeros_like(self.counts)
             merged[BINS // 4 : 3 * BINS // 4] = self.counts.view(-1, 2).sum(1)
