@@ -1,8 +1,8 @@
 """W8A8 on the CPU by fbgemm, which rounds inputs while it packs them for the product.
 
 y = p · Σ (c - z) (w - z_w) · s_w / (2^(b-1)-1) + bias with p = max|row| and c = round(x / p · (2^(b-1)-1)) + z. Rows are
-divided by their peaks, so that one scale for all tokens, which the kernel takes, is one scale per token. fbgemm subtracts the weights'
-zero points by itself. Its layout pads inputs to a multiple of 512.
+divided by their peaks, so that one scale for all tokens, which the kernel takes, is one scale per token. fbgemm subtracts the
+weights' zero points by itself. Its layout pads inputs to a multiple of 512.
 """
 
 import functools
@@ -45,7 +45,7 @@ class FbgemmInt8Linear(KernelLayoutLinear):
     ) -> bool:
         return (
             device.type == "cpu"
-            and activations == Activations("dynamic", activations.bits)  # one symmetric scale per token
+            and activations.per_token
             and (spec.format, spec.bits) == ("int", 8)
             and (spec.granularity != "group" or spec.group_size is None)
             and fbgemm_activation_bits() is not None
