@@ -199,6 +199,7 @@ def _fill(skeleton: nn.Module, path: Path, header: Header, device: torch.device)
             weights.packed,
             header.scheme.activations,
             lambda parameter: _as_float32(tensors.get(names[id(parameter)])),
+            header.scheme.attention,
         )
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, VggtqError) as error:
         raise WeightsError(

@@ -25,6 +25,7 @@ def describe_scheme(scheme: Scheme) -> dict[str, Any]:
         "label": scheme.label,
         **asdict(scheme.weights),
         "activation_bits": inputs.bits if rounded else None,
+        "attention": scheme.attention,
         "activations": {
             "mode": inputs.mode,
             "granularity": inputs.scale_granularity,

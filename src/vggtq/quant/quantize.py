@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from vggtq.attention import set_attention_
 from vggtq.errors import QuantizationError
 from vggtq.quant.backends import quantized_linear
 from vggtq.quant.calibration import Calibrate, Observer
@@ -91,11 +92,18 @@ def quantize_(
 
     make = partial(_replacement, linear, scheme.activations, result)
     _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
+    _choose_attention_(model, scheme.attention, result)
     if scheme.activations.mode == "static" and calibrate is not None:
         _find_ranges_(model, result, calibrate)
     result.seconds = time.perf_counter() - started
     result.calibration_passes += observer.passes if observer else 0
     return result
+
+
+def _choose_attention_(model: nn.Module, attention: str, result: Quantization) -> None:
+    modules = set_attention_(model, attention)
+    if attention != "float32":
+        result.notes.append(f"scaled dot products of {modules} attention modules run in {attention}")
 
 
 def _find_ranges_(model: nn.Module, result: Quantization, calibrate: Calibrate) -> None:
@@ -124,15 +132,17 @@ def restore_(
     packed: Callable[[WeightOf], PackedWeight],
     activations: Activations,
     fetch: Fetch,
+    attention: str = "float32",
 ) -> Quantization:
     """Puts weights that were packed before in place of the layers called `names`, and fetches all other parameters.
 
-    packed: asked for one weight after the other. The model may lie on the meta device. Raises QuantizationError for names
-    that the model does not have.
+    attention: as in the scheme. packed: asked for one weight after the other. The model may lie on the meta device. Raises
+    QuantizationError for names that the model does not have.
     """
     result = Quantization()
     make = partial(_replacement, quantized_linear, activations, result)
     _replace_(model, named_weights(model, names), packed, make, fetch)
+    _choose_attention_(model, attention, result)
     return result
 
 

@@ -14,6 +14,7 @@ FORMATS = ("int", FLOAT8, *FLOAT_BITS)
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 INT_BITS = (*range(2, 9), 16)
+ATTENTIONS = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
 
 
@@ -191,7 +192,10 @@ class Transform:
 
 @dataclass
 class Scheme:
-    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations."""
+    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations.
+
+    attention: the dtype in which scaled dot products run where the model lets it be chosen; float32 leaves them alone.
+    """
 
     name: str = "int8_symmetric"
     weights: Weights = field(default_factory=Weights)
@@ -200,8 +204,10 @@ class Scheme:
     mixed: Mixed = field(default_factory=Mixed)
     rounding: Rounding = field(default_factory=Rounding)
     transform: Transform = field(default_factory=Transform)
+    attention: str = "float32"
 
     def __post_init__(self) -> None:
+        check_choice("scheme.attention", self.attention, tuple(ATTENTIONS))
         if self.weights.format != "int" and (self.rounding.method != "nearest" or self.transforms):
             raise ConfigError(
                 f"scheme.rounding.method={self.rounding.method} scheme.transform.scale={self.transform.scale} with "
@@ -258,7 +264,10 @@ class Scheme:
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
         inputs = self.activations.label
-        return " ".join(_label_parts(self)) + (f", {inputs}" if inputs else "")
+        parts = [" ".join(_label_parts(self))] + ([inputs] if inputs else [])
+        if self.attention != "float32":
+            parts.append(f"attention {ATTENTIONS[self.attention]}")
+        return ", ".join(parts)
 
 
 def _label_parts(scheme: Scheme) -> list[str]:
