@@ -52,7 +52,7 @@ def describe_model(name: str, model: "LoadedModel") -> dict[str, Any]:
 
 
 def describe_layers(quantization: "Quantization") -> dict[str, Any]:
-    """layers, kept, backends and simulated of the record."""
+    """layers, fused, kept, backends and simulated of the record."""
     layers = []
     for layer in quantization.layers:
         entry = {k: v for k, v in asdict(layer).items() if k not in ("weights", "weight_notes")} | asdict(
@@ -61,6 +61,7 @@ def describe_layers(quantization: "Quantization") -> dict[str, Any]:
         layers.append(entry | {"exact": math.isinf(layer.weight_sqnr_db)})
     return {
         "layers": layers,
+        "fused": quantization.fused,
         "kept": [asdict(kept) for kept in quantization.kept],
         "backends": dict(Counter(layer.backend for layer in quantization.layers)),
         "simulated": any(layer.simulated for layer in quantization.layers),

@@ -53,6 +53,9 @@ class Quantization:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     calibration_passes: int = 0
+    fused: list[str] = field(
+        default_factory=list
+    )  # norms and MLPs that round their outputs (`vggtq.quant.cuda_fuse`)
 
 
 Fetch = Callable[[Tensor], Tensor]
