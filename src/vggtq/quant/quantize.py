@@ -39,6 +39,7 @@ class QuantizedLayer:
     notes: tuple[str, ...] = ()  # of the weight, then of the backend
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
+    rule: str = ""  # why this backend, where another one computes the same numbers
     input_range: tuple[float, float] | None = None  # what static activations are rounded within
 
 
@@ -271,6 +272,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        rule=layer.rule,
         input_range=None if layer.input_range is None else layer.input_range.ends,
     )
 
