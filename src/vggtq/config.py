@@ -36,7 +36,10 @@ SHORT_KEYS = {
 }
 
 # Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache",)
+PLACES = ("baseline_cache", "calibration_cache")
+
+SELECTIONS = ("random", "diverse")
+CANDIDATES_PER_SAMPLE = 4
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -83,16 +86,34 @@ class Timing:
 
 @dataclass
 class Calibration:
-    """Images on which recipes look at the inputs of layers; never those that are evaluated. samples, seed: for `dataset`."""
+    """Images on which recipes look at the inputs of layers; never those that are evaluated.
+
+    A sample is a sequence of `frames` images that the model sees together. selection: random, or diverse, which chooses the
+    samples among `pool` candidates (null: four times as many) by what they look like to the model. dataset: where they come
+    from; null: images of the evaluated data set's kind that are not evaluated.
+    """
 
     name: str = "rooms"
     samples: int = 16
+    frames: int = 4
     seed: int = 0
+    selection: str = "random"
+    pool: int | None = None
     dataset: Any = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ConfigError(f"calibration.samples={self.samples}: at least 1 is needed; 16 is usual")
+        if self.frames < 1:
+            raise ConfigError(f"calibration.frames={self.frames}: a sample has at least 1 image; 4 is usual")
+        if self.selection not in SELECTIONS:
+            near = did_you_mean(self.selection, SELECTIONS)
+            raise ConfigError(f"calibration.selection={self.selection} is not one of random, diverse{near}")
+        if self.pool is not None and (self.selection == "random" or self.pool < self.samples):
+            raise ConfigError(
+                f"calibration.pool={self.pool} with calibration.selection={self.selection} calibration.samples={self.samples}: "
+                f"candidates are for selection=diverse, at least as many as samples; use null for four times as many"
+            )
 
 
 @dataclass
@@ -120,6 +141,7 @@ class Config:
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
+    calibration_cache: str | None = None  # folder of what layers saw; null computes it in every run
 
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
@@ -139,6 +161,7 @@ def register() -> None:
     """Makes the schema and the resolver of run names known to Hydra; may be called more than once."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("candidates", candidates, replace=True)
 
 
 def validated(cfg: DictConfig) -> Config:
@@ -159,11 +182,19 @@ def validated(cfg: DictConfig) -> Config:
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     if config.scheme.needs_calibration:
-        config.calibration.dataset = _calibration_dataset(config.calibration.dataset)
+        config.calibration.dataset = _calibration_dataset(config, candidates(_root_=cfg))
     return config
 
 
-def _calibration_dataset(node: dict[str, Any]) -> Any:
+def _calibration_dataset(config: Config, count: int) -> Any:
+    wanted, node = config.calibration, config.calibration.dataset
+    if node is None:
+        if not hasattr(config.dataset, "calibration"):
+            raise ConfigError(
+                f"calibration=dataset: dataset={config.dataset.name} has no images that are not evaluated; "
+                f"use calibration=rooms, or calibration=images calibration.dataset.path=DIR"
+            )
+        return config.dataset.calibration(count, wanted.frames, wanted.seed)
     try:
         return instantiate(node, "calibration.dataset")
     except ConfigError as error:
@@ -222,6 +253,15 @@ def config_hash(config: dict[str, Any]) -> str:
     """
     experiment = {key: value for key, value in config.items() if key not in PLACES}
     return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def candidates(*, _root_: DictConfig) -> int:
+    """How many samples are rendered or read, of which `calibration.samples` are used."""
+    wanted = _root_.calibration
+    samples, pool = int(wanted.samples), wanted.pool
+    if wanted.selection == "random":
+        return samples
+    return CANDIDATES_PER_SAMPLE * samples if pool is None else int(pool)
 
 
 def run_name(*, _root_: DictConfig) -> str:

@@ -22,6 +22,7 @@ class Recipe:
         self, model: nn.Module, scheme: Scheme, observer: Observer | None, norms: Mapping[str, str]
     ) -> None:
         self._model, self._scheme, self._observer, self._norms = model, scheme, observer, norms
+        self.special_ratios: dict[str, float | None] = {}  # of every layer that was observed
 
     def pack(self, name: str, rows: Tensor, spec: Weights) -> PackedWeight:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
@@ -30,6 +31,8 @@ class Recipe:
         if scheme.needs_calibration and statistics is None:
             note = "rounded to nearest: only linear layers are calibrated"
             return _noted(pack_weight(rows, spec), note)
+        if statistics is not None:
+            self.special_ratios[name] = statistics.special_ratio
         transform = self._transform(name, rows, spec, statistics)
         gram = None if statistics is None else transform.gram(statistics.gram)
         packed = pack_weight(transform.weight(rows), spec, scheme.rounding, gram)
