@@ -30,7 +30,9 @@ from vggtq.quant.quantize import quantize_
 from vggtq.quant.scheme import Activations, Layers, Rounding, Scheme, Transform, Weights
 from vggtq.quant.select import select_layers
 
-GPTQ = Scheme("gptq", Weights(bits=4, granularity="group", group_size=16), rounding=Rounding("gptq", clip=False))
+GPTQ = Scheme(
+    "gptq", Weights(bits=4, granularity="group", group_size=16), rounding=Rounding("gptq", clip=False)
+)
 W4A4 = Scheme(
     "w4a4",
     Weights(bits=4),
@@ -140,7 +142,9 @@ def test_special_tokens_are_told_from_patches() -> None:
     wanted = ("aggregator.frame_blocks.1.attn.qkv", "aggregator.global_blocks.1.mlp.fc1")
     for name in wanted:
         layer = model.get_submodule(name)
-        layer.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0].reshape(2, -1, 32)))
+        layer.register_forward_pre_hook(
+            lambda _, x, name=name: seen.__setitem__(name, x[0].reshape(2, -1, 32))
+        )
     with torch.inference_mode():
         model(images)
     for name in wanted:
@@ -165,7 +169,9 @@ def test_networks_without_a_declaration_have_one_kind_of_token() -> None:
 def photographs(folder: Path, count: int) -> Path:
     folder.mkdir()
     for i in range(count):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (60, 80, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (60, 80, 3), dtype=np.uint8)).save(
+            folder / f"{i}.png"
+        )
     return folder
 
 
@@ -176,7 +182,11 @@ def test_sequences_of_a_folder_are_neighbours_that_do_not_overlap(tmp_path: Path
         dataset = ImageSequences(path=str(folder), image_size=28, **({"count": 99, "frames": 3} | changes))
         return [[file.path for file in scene.files] for scene in dataset.scenes()]
 
-    assert sorted(files()) == [["0.png", "1.png", "2.png"], ["3.png", "4.png", "5.png"], ["6.png", "7.png", "8.png"]]
+    assert sorted(files()) == [
+        ["0.png", "1.png", "2.png"],
+        ["3.png", "4.png", "5.png"],
+        ["6.png", "7.png", "8.png"],
+    ]
     assert files() == files() and any(files(seed=0) != files(seed=seed) for seed in range(1, 5))
     assert files(count=2) == files()[:2]
     assert files(frames=99) == [[f"{i}.png" for i in range(10)]]
@@ -294,7 +304,9 @@ def test_every_cluster_is_represented_and_lonely_candidates_are_not() -> None:
     assert outliers(np.zeros((5, 3)), 4) == [], "candidates that are all the same"
 
 
-def cached(folder: Path, scheme: Scheme = GPTQ, seed: int = 0, shown: Sequence[Tensor] = ()) -> tuple[nn.Module, Any]:
+def cached(
+    folder: Path, scheme: Scheme = GPTQ, seed: int = 0, shown: Sequence[Tensor] = ()
+) -> tuple[nn.Module, Any]:
     """The quantized small network, and the cache that was used on the way."""
     loaded = validated(tiny(f"model.seed={seed}")).model.load(torch.device("cpu"))
     samples = list(shown) or pictures()
@@ -327,7 +339,9 @@ def test_a_damaged_entry_is_computed_anew_and_the_rest_stays_right(tmp_path: Pat
         assert torch.equal(a, b), name
 
 
-def test_what_changes_the_numbers_changes_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_the_numbers_changes_the_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cached(tmp_path)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert cached(tmp_path)[1].cached == 0

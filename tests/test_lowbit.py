@@ -76,6 +76,17 @@ def test_gptq_equals_rounding_one_column_at_a_time_with_the_inverse_recomputed(
     assert (got == expected).float().mean() > 0.99, "float32 may fall on the other side of a half"
 
 
+@pytest.mark.parametrize("columns", [1, 127, 128, 129, 300])
+def test_the_spread_of_errors_is_a_factor_of_the_inverse(columns: int) -> None:
+    _, inputs, _ = problem(1, columns)
+    gram = inputs.T @ inputs / 400
+    spread = error_spread(gram, 0.01)
+    hessian = gram.double() + 0.01 * gram.double().diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    product = spread.inverse.double().T @ spread.inverse.double() @ hessian[spread.order][:, spread.order]
+    assert torch.allclose(product, torch.eye(columns, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert torch.equal(spread.inverse, spread.inverse.triu())
+
+
 def test_gptq_lies_between_nearest_and_the_best_codes_of_all() -> None:
     spec, ratios = Weights(bits=2), []
     for seed in range(20):

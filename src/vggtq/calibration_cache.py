@@ -1,8 +1,8 @@
 """Calibration statistics on disk, so that the same recipe is calibrated once.
 
 An entry holds the layers of one group. Its identity is everything that its numbers depend on: the weights, the samples in their
-order, all code of this package and of the network, the machine, and, once a layer before it has been quantized, the whole scheme
-and which layers those were. So the first group serves all schemes and every later one only its own; nothing can go stale.
+order, all code of this package and of the network, the machine, and, once a layer before it has been quantized, the whole
+scheme and which layers those were. So the first group serves all schemes, every later one only its own; nothing can go stale.
 """
 
 import hashlib

@@ -28,7 +28,9 @@ class Samples:
     scenes: list[Scene] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     candidates: int = 0
-    outliers: list[str] = field(default_factory=list)  # names of candidates that selection=diverse left out first
+    outliers: list[str] = field(
+        default_factory=list
+    )  # names of candidates that selection=diverse left out first
     cache: CalibrationCache | None = None
     _notes: list[str] = field(default_factory=list)
 
@@ -57,7 +59,7 @@ class Samples:
         features = getattr(model, "features", None)
         if features is None:
             raise ConfigError(
-                f"calibration.selection=diverse: {type(model).__name__} has no features(images); use calibration.selection=random"
+                f"calibration.selection=diverse: {type(model).__name__} has no features(images); use selection=random"
             )
         device = next(iter(model.parameters())).device
         with torch.inference_mode():
@@ -107,6 +109,7 @@ class Samples:
             "sha256": self.sha256,
             "passes": quantization.calibration_passes,
             "groups": quantization.calibration_groups,
+            "seconds": quantization.calibration_seconds,
             **(self.cache.describe() if self.cache else {}),
         }
 

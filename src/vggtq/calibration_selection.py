@@ -1,9 +1,9 @@
 """Which of many candidates to calibrate on: no outliers, and as different from each other as they come.
 
-Noise-filtered diverse sampling as in QuantVGGT (Feng et al. 2025, arXiv 2509.21302, section 3.3), on the network's own features:
-candidates whose distance to their nearest neighbours is out of the ordinary (robust z-score of Iglewicz and Hoaglin 1993,
-above 3.5) are left out, the others fall into as many clusters as there are samples (k-means++), and the candidate nearest to each
-centre is taken. Left out: labels, and a treatment of its own for the first frame.
+Noise-filtered diverse sampling as in QuantVGGT (Feng et al. 2025, arXiv 2509.21302), on the network's own features: candidates
+whose distance to their nearest neighbours is out of the ordinary (robust z-score of Iglewicz and Hoaglin 1993, above 3.5) are
+left out, the others fall into as many clusters as there are samples (k-means++), and the candidate nearest to each centre is
+taken. Left out: labels, and a treatment of its own for the first frame.
 """
 
 from dataclasses import dataclass

@@ -118,9 +118,7 @@ def _quantize_calibrated(config: Config, steps: Steps) -> "tuple[nn.Module, Quan
     loaded = config.model.load(torch.device("cpu"))
     steps.step(f"calibrating {config.model.name} and quantizing it to {config.scheme.label}")
     inputs, cache = samples.prepare(config, loaded)
-    quantization = quantize_(
-        loaded.module, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache
-    )
+    quantization = quantize_(loaded.module, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
     round_rest_(loaded.module, config.rest)
     return loaded.module, quantization, loaded.weights
 

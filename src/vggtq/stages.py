@@ -78,4 +78,6 @@ class _Pass:
         try:
             self.stage, self._arguments = self._stages.send(output)
         except StopIteration:
-            raise ValueError(f"{type(self._model).__name__}.stage_names() does not match its stages()") from None
+            raise ValueError(
+                f"{type(self._model).__name__}.stage_names() does not match its stages()"
+            ) from None

@@ -126,7 +126,11 @@ class ETH3D:
         """Sequences of other scenes."""
         from vggtq.data.sequences import ETH3DSequences
 
-        size: dict[str, Any] = {"image_size": self.image_size, "mode": self.mode, "patch_size": self.patch_size}
+        size: dict[str, Any] = {
+            "image_size": self.image_size,
+            "mode": self.mode,
+            "patch_size": self.patch_size,
+        }
         return ETH3DSequences(self.name, self.root, self.scene, count, frames, seed, **size)
 
     def _registered(self, calibration: Path) -> tuple[list[ColmapImage], list[ColmapCamera]]:

@@ -100,7 +100,11 @@ class ImageFolder:
         """Its images that are not evaluated, as sequences."""
         from vggtq.data.sequences import ImageSequences
 
-        size: dict[str, Any] = {"image_size": self.image_size, "mode": self.mode, "patch_size": self.patch_size}
+        size: dict[str, Any] = {
+            "image_size": self.image_size,
+            "mode": self.mode,
+            "patch_size": self.patch_size,
+        }
         return ImageSequences(self.name, self.path, count, frames, seed, without=self, **size)
 
 

@@ -79,7 +79,11 @@ class ETH3DSequences:
             )
         starts = []
         for name in found:
-            size: dict[str, Any] = {"image_size": self.image_size, "mode": self.mode, "patch_size": self.patch_size}
+            size: dict[str, Any] = {
+                "image_size": self.image_size,
+                "mode": self.mode,
+                "patch_size": self.patch_size,
+            }
             folder = ETH3D(self.name, self.root, name, max_images=self.frames, use_depth=False, **size)
             starts += [(folder, start) for start, *_ in _cut(list(range(folder.available())), self.frames)]
         for index in _order(len(starts), self.seed)[: self.count]:

@@ -102,7 +102,9 @@ class VGGT(nn.Module):
         return [*(f"aggregator.{name}" for name in self.aggregator.stage_names()), *self._heads()]
 
     def _heads(self) -> list[str]:
-        return [name for name in ("camera_head", "depth_head", "point_head") if getattr(self, name) is not None]
+        return [
+            name for name in ("camera_head", "depth_head", "point_head") if getattr(self, name) is not None
+        ]
 
     def special_tokens(self, images: Tensor) -> dict[str, tuple[int, int]]:
         """Prefix of layer names to (tokens of a frame, how many of them, from the first, are no patches) in their inputs."""

@@ -8,6 +8,7 @@ every few layers, as many as `memory_bytes` allows. Left out: convolutions and a
 round-to-nearest.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -46,8 +47,8 @@ class InputStatistics:
 
     @classmethod
     def empty(cls, columns: int, device: torch.device) -> "InputStatistics":
-        gram = torch.zeros(columns, columns, device=device)
-        return cls(gram, *torch.zeros(2, columns, device=device), 0, *torch.zeros(2, columns, device=device))
+        gram, vectors = torch.zeros(columns, columns, device=device), torch.zeros(4, columns, device=device)
+        return cls(gram, vectors[0], vectors[1], 0, vectors[2], vectors[3])
 
     def update(self, x: Tensor, layout: Layout = (1, 0)) -> None:
         """x: (…, C)."""
@@ -113,7 +114,7 @@ class Observer:
         self._waiting = list(self.groups)
         self._ready: Statistics = {}
         self._passes: StagedPasses | None = None
-        self.whole_passes = 0
+        self.whole_passes, self.seconds = 0, 0.0
 
     def order(self, name: str) -> int:
         """Where a layer comes in the order of observation; those that are not observed come last."""
@@ -137,10 +138,14 @@ class Observer:
         return statistics
 
     def _observe(self, group: Group) -> Statistics:
+        started = time.perf_counter()
         if self._cache is None:
-            return self._computed(group)
-        device = next(iter(self._model.parameters())).device
-        return self._cache.get(group, lambda: self._computed(group), device)
+            found = self._computed(group)
+        else:
+            device = next(iter(self._model.parameters())).device
+            found = self._cache.get(group, lambda: self._computed(group), device)
+        self.seconds += time.perf_counter() - started
+        return found
 
     def _computed(self, group: Group) -> Statistics:
         with torch.inference_mode(), _Watch(self._model, group.names) as watch:
@@ -200,7 +205,9 @@ class _Watch(ExitStack):
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.found: Statistics = {}
-        self._special_tokens = getattr(model, "special_tokens", lambda _: {})
+        self._special_tokens: Callable[[Tensor], Mapping[str, Layout]] = getattr(
+            model, "special_tokens", lambda _: {}
+        )
         self._layouts: Mapping[str, Layout] = {}
         self.callback(model.register_forward_pre_hook(lambda _, inputs: self.begin(inputs[0])).remove)
         for name in names:

@@ -37,7 +37,9 @@ class QuantizedLayer:
     notes: tuple[str, ...] = ()  # of the weight, then of the backend
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
-    special_ratio: float | None = None  # largest input of special tokens over that of patch tokens, where calibrated
+    special_ratio: float | None = (
+        None  # largest input of special tokens over that of patch tokens, where calibrated
+    )
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Quantization:
     seconds: float = 0.0
     calibration_passes: int = 0  # of the whole model
     calibration_groups: int = 0  # layers that were observed together
+    calibration_seconds: float = 0.0  # of `seconds`, spent on running the model
 
 
 Fetch = Callable[[Tensor], Tensor]
@@ -73,8 +76,8 @@ def quantize_(
     replacement stands in its place, unless somebody else holds it. `first_last` names the layers that skip_first_last keeps;
     without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer. With
     `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other. `linear`
-    makes the layers; the default chooses the fastest backend for the device. `calibrate`, for recipes that look at the inputs of
-    layers: the samples, or a function that runs the model on them; `cache` keeps what was seen.
+    makes the layers; the default chooses the fastest backend for the device. `calibrate`, for recipes that look at the inputs
+    of layers: the samples, or a function that runs the model on them; `cache` keeps what was seen.
 
     Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
     """
@@ -98,6 +101,7 @@ def quantize_(
     result.seconds = time.perf_counter() - started
     if observer:
         result.calibration_passes, result.calibration_groups = observer.whole_passes, len(observer.groups)
+        result.calibration_seconds = observer.seconds
     return result
 
 
@@ -113,7 +117,7 @@ def _observer(
         return None
     if calibrate is None:
         raise QuantizationError(
-            f"scheme {scheme.name} looks at the inputs of layers; pass calibrate=, samples or a function that runs the model on them"
+            f"scheme {scheme.name} looks at the inputs of layers; pass calibrate=, the samples or a function that runs them"
         )
     observer = Observer(model, [weight.name for own in modules for weight in own], calibrate, cache=cache)
     modules.sort(key=lambda own: observer.order(own[0].name))
