@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from test_eth3d import write_scene
 from test_run import recorded, tiny
 from vggtq.calibration_cache import CalibrationCache
+from vggtq.calibration_config import Calibration
 from vggtq.calibration_data import Samples
 from vggtq.calibration_selection import diverse, outliers
-from vggtq.config import Calibration, compose, config_hash, plain, validated
+from vggtq.config import compose, config_hash, plain, validated
 from vggtq.data.eth3d import ETH3D
 from vggtq.data.images import ImageFolder
 from vggtq.data.rooms import Rooms

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.calibration_cache import CalibrationCache
+from vggtq.calibration_config import Calibration
 from vggtq.calibration_selection import diverse
-from vggtq.config import Calibration, Config
+from vggtq.config import Config
 from vggtq.data.scene import Scene
 from vggtq.errors import ConfigError, DataError
 from vggtq.models.loading import LoadedModel

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vggtq.calibration_config import Calibration, candidates
 from vggtq.errors import ConfigError, did_you_mean
 from vggtq.quant.scheme import Scheme
 
@@ -37,9 +38,6 @@ SHORT_KEYS = {
 
 # Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
 PLACES = ("baseline_cache", "calibration_cache")
-
-SELECTIONS = ("random", "diverse")
-CANDIDATES_PER_SAMPLE = 4
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -82,38 +80,6 @@ class Timing:
                 raise ConfigError(f"timing.references: {name} is not one of fp32, bf16, auto")
         if self.mode == "paired" and not self.references:
             raise ConfigError("timing.references=[]: name fp32, bf16 or auto, or use timing=off")
-
-
-@dataclass
-class Calibration:
-    """Images on which recipes look at the inputs of layers; never those that are evaluated.
-
-    A sample is a sequence of `frames` images that the model sees together. selection: random, or diverse, which chooses the
-    samples among `pool` candidates (null: four times as many) by what they look like to the model. dataset: where they come
-    from; null: images of the evaluated data set's kind that are not evaluated.
-    """
-
-    name: str = "rooms"
-    samples: int = 16
-    frames: int = 4
-    seed: int = 0
-    selection: str = "random"
-    pool: int | None = None
-    dataset: Any = None
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"calibration.samples={self.samples}: at least 1 is needed; 16 is usual")
-        if self.frames < 1:
-            raise ConfigError(f"calibration.frames={self.frames}: a sample has at least 1 image; 4 is usual")
-        if self.selection not in SELECTIONS:
-            near = did_you_mean(self.selection, SELECTIONS)
-            raise ConfigError(f"calibration.selection={self.selection} is not one of random, diverse{near}")
-        if self.pool is not None and (self.selection == "random" or self.pool < self.samples):
-            raise ConfigError(
-                f"calibration.pool={self.pool} with calibration.selection={self.selection} calibration.samples={self.samples}: "
-                f"candidates are for selection=diverse, at least as many as samples; use null for four times as many"
-            )
 
 
 @dataclass
@@ -253,15 +219,6 @@ def config_hash(config: dict[str, Any]) -> str:
     """
     experiment = {key: value for key, value in config.items() if key not in PLACES}
     return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def candidates(*, _root_: DictConfig) -> int:
-    """How many samples are rendered or read, of which `calibration.samples` are used."""
-    wanted = _root_.calibration
-    samples, pool = int(wanted.samples), wanted.pool
-    if wanted.selection == "random":
-        return samples
-    return CANDIDATES_PER_SAMPLE * samples if pool is None else int(pool)
 
 
 def run_name(*, _root_: DictConfig) -> str:

@@ -151,12 +151,8 @@ class Observer:
         with torch.inference_mode(), _Watch(self._model, group.names) as watch:
             if group.stage is not None:
                 self._run_stage(group.stage, watch)
-            elif callable(self._calibrate):
-                self._calibrate(self._model)
             else:
-                device = next(iter(self._model.parameters())).device
-                for batch in self._calibrate:
-                    self._model(batch.to(device))
+                show(self._model, self._calibrate)
         self.whole_passes += group.stage is None
         return watch.found
 
@@ -167,6 +163,16 @@ class Observer:
         for waiting in self._passes.before(stage):
             watch.begin(waiting.inputs)
             waiting.call()
+
+
+def show(model: nn.Module, calibrate: Calibrate) -> None:
+    """Runs a whole pass of the model over all samples."""
+    if callable(calibrate):
+        calibrate(model)
+        return
+    device = next(iter(model.parameters())).device
+    for batch in calibrate:
+        model(batch.to(device))
 
 
 def _groups(model: nn.Module, names: Sequence[str], stages: Sequence[str], memory_bytes: int) -> list[Group]:
