@@ -28,7 +28,7 @@ class Recipe:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
         scheme = self._scheme
         statistics = self._observer.take(name) if self._observer else None
-        if scheme.needs_calibration and statistics is None:
+        if scheme.needs_statistics and statistics is None:
             note = "rounded to nearest: only linear layers are calibrated"
             return _noted(pack_weight(rows, spec), note)
         if statistics is not None:
@@ -48,6 +48,10 @@ class Recipe:
         scale = None
         if wanted.scale == "smooth" and statistics is not None:
             scale = smooth_scale(rows, statistics, wanted.alpha)
+        if self._scheme.scales_channels and statistics is not None:
+            scale = smooth_scale(
+                rows, statistics, alpha=1.0
+            )  # inputs alone: every channel reaches as far as all others
         if wanted.scale == "awq" and statistics is not None:
             # Round to nearest, whatever the rounding: a search for scales inside of the search takes forty times as long.
             scale = awq_scale(rows, statistics, lambda some: pack_weight(some, spec).dequantize())
