@@ -40,6 +40,7 @@ class QuantizedLayer:
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
     special_ratio: float | None = None  # largest input of special tokens over that of patches, if seen
+    rule: str = ""  # why this backend, where another one computes the same numbers
     input_range: tuple[float, float] | None = None  # what static activations are rounded within
 
 
@@ -289,6 +290,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        rule=layer.rule,
         input_range=None if layer.input_range is None else layer.input_range.ends,
     )
 
