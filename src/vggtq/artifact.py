@@ -26,6 +26,7 @@ from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_di
 from vggtq.models.loading import LoadedModel, model_of
 from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import describe
+from vggtq.quant.finetune.settings import Finetune
 from vggtq.quant.layers import QuantConv, TransformedLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import Quantization, restore_
@@ -314,7 +315,7 @@ def _parsed(text: str, digest: str) -> Header:
         for entry in values["layers"]
     )
     parts = {"weights": Weights, "activations": Activations, "layers": Layers, "mixed": Mixed}
-    parts |= {"rounding": Rounding, "transform": Transform}
+    parts |= {"rounding": Rounding, "transform": Transform, "finetune": Finetune}
     recipe = {k: parts[k](**v) if k in parts else v for k, v in values["scheme"].items()}
     if values["rest"] not in ("float32", "float16", "bfloat16"):
         raise WeightsError(f"rest={values['rest']} is not a dtype for unquantized tensors")

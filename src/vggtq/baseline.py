@@ -76,7 +76,7 @@ class Baseline:
             }
 
         identity = self._of(images, images_sha256, name) | {
-            "package": _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")})))),
+            "package": package_digest(),
             "allocator": _variables(("MALLOC_", "LD_PRELOAD", "PYTORCH_")),
         }
         found, cached = self.cache.get(identity, compute)
@@ -122,6 +122,11 @@ def code_digest(network: nn.Module) -> str | None:
     if None in files:
         return None
     return _digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))
+
+
+def package_digest() -> str:
+    """SHA-256 over all source files of this package."""
+    return _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")}))))
 
 
 @functools.cache

@@ -46,6 +46,12 @@ class Samples:
                     f"nothing about it; use calibration=rooms or other images"
                 )
 
+    def digest(self) -> str:
+        """SHA-256 over all images in their order."""
+        together = "".join(_digest(image) for scene in self.scenes for image in scene)
+        shapes = [tuple(scene.shape) for scene in self.scenes]
+        return hashlib.sha256(f"{shapes} {together}".encode()).hexdigest()
+
     def describe(self, passes: int) -> dict[str, Any]:
         """The record's `calibration`. passes: how often the model ran on all samples."""
         together = hashlib.sha256("".join(sorted(self.seen)).encode()).hexdigest()

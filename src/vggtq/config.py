@@ -36,7 +36,7 @@ SHORT_KEYS = {
 }
 
 # Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache",)
+PLACES = ("baseline_cache", "finetune_cache")
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -120,6 +120,7 @@ class Config:
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
+    finetune_cache: str | None = "outputs/cache/finetune"  # folder of fine-tunings; null keeps none
 
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
@@ -181,7 +182,9 @@ def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
         if key not in schema:
             raise ConfigError(f"{prefix}{key} is not an option{did_you_mean(key, map(str, schema))}")
         child, known = cfg._get_node(key), schema._get_node(key)
-        if isinstance(child, DictConfig) and isinstance(known, DictConfig):
+        # The keys of a plain mapping are names that only the run can check.
+        if isinstance(child, DictConfig) and OmegaConf.get_type(known) not in (dict, type(None)):
+            assert isinstance(known, DictConfig)
             _check_keys(child, known, f"{prefix}{key}.")
 
 

@@ -82,9 +82,9 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     from vggtq import artifact
     from vggtq.calibration_data import Samples
     from vggtq.comparison import Comparison, timed
+    from vggtq.finetuning import quantize_model_
     from vggtq.fresh_memory import compare_memory
     from vggtq.models.loading import share_parameters
-    from vggtq.quant.quantize import quantize_
     from vggtq.quant.rest import round_rest_
     from vggtq.quant.select import select_layers
 
@@ -104,8 +104,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     steps.step(f"quantizing to {config.scheme.label}")
     with timed(seconds, "quantize"):
         twin = share_parameters(model.module)
-        calibrate = samples.run if samples else None
-        quantization = quantize_(twin, config.scheme, on_layer=steps.at, calibrate=calibrate)
+        quantization, record["finetune"] = quantize_model_(twin, model, config, samples, steps, device)
         round_rest_(twin, config.rest)
     record |= describe_layers(quantization)
     record["calibration"] = samples.describe(quantization.calibration_passes) if samples else None

@@ -111,14 +111,18 @@ def _quantize_calibrated(config: Config, steps: Steps) -> "tuple[nn.Module, Quan
     import torch
 
     from vggtq.calibration_data import Samples
-    from vggtq.quant.quantize import quantize_
+    from vggtq.finetuning import quantize_model_
+    from vggtq.models.loading import share_parameters
     from vggtq.quant.rest import round_rest_
 
     samples = Samples.of(config.calibration)
-    loaded = config.model.load(torch.device("cpu"))
-    quantization = quantize_(loaded.module, config.scheme, on_layer=steps.at, calibrate=samples.run)
-    round_rest_(loaded.module, config.rest)
-    return loaded.module, quantization, loaded.weights
+    device = torch.device("cpu")
+    loaded = config.model.load(device)
+    # Fine-tuning needs the float model beside its twin; other recipes release its weights as they go.
+    module = share_parameters(loaded.module) if config.scheme.finetune.steps else loaded.module
+    quantization, _ = quantize_model_(module, loaded, config, samples, steps, device)
+    round_rest_(module, config.rest)
+    return module, quantization, loaded.weights
 
 
 def _unprepared_linear(

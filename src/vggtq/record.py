@@ -36,6 +36,7 @@ KEYS = (
         "layers",
         "kept",
         "calibration",
+        "finetune",
         "backends",
         "simulated",
         "fidelity",

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class PackedWeight:
     scale: (1, 1), (R, 1) or (R, groups), zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored
     with +2^(bits-1).
     transform: what the layer's inputs go through first, because the weight was rounded in another basis.
+    exact: the weight that was rounded, (R, C), where it is to be trained on; kernels do not take it.
     signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
 
@@ -40,6 +41,7 @@ class PackedWeight:
     notes: tuple[str, ...] = ()
     identity: int = field(default_factory=itertools.count().__next__)
     transform: InputTransform = field(default_factory=InputTransform)
+    exact: Tensor | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -82,19 +84,33 @@ class PackedWeight:
         return 2 ** (self.spec.bits - 1) if self.spec.symmetric else 0
 
 
+Parameters = tuple[Tensor, Tensor | None]
+"""Scale and zero point, as `quantization_parameters` returns them."""
+
+
 def pack_weight(
-    rows: Tensor, spec: Weights, rounding: Rounding | None = None, gram: Tensor | None = None
+    rows: Tensor,
+    spec: Weights,
+    rounding: Rounding | None = None,
+    gram: Tensor | None = None,
+    parameters: Parameters | None = None,
 ) -> PackedWeight:
     """Rounds and packs a weight. rows: (R, C), any float dtype, not modified. gram: (C, C) of its inputs, for GPTQ.
 
-    Raises QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
+    parameters: scales and zero points of integers, stored as they are; without them `rounding` finds some. Raises
+    QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
     """
     check_finite(rows)
     if spec.format == FLOAT8:
         return _pack_float8(rows, spec)
-    return (
-        _pack_float(rows, spec) if spec.is_float else _pack_integers(rows, spec, rounding or Rounding(), gram)
-    )
+    if spec.is_float:
+        return _pack_float(rows, spec)
+    if parameters is not None:
+        return _pack_integers(rows, spec, Rounding(), None, parameters)
+    rounding = rounding or Rounding()
+    scale, zero = _parameters(rows, spec, rounding)
+    scale, notes = _storable(scale, spec)
+    return replace(_pack_integers(rows, spec, rounding, gram, (scale, zero)), notes=notes)
 
 
 def check_finite(rows: Tensor) -> None:
@@ -131,9 +147,10 @@ def _pack_float8(rows: Tensor, spec: Weights) -> PackedWeight:
     return PackedWeight(torch.cat(codes), scale, None, spec, rows.shape[1], signal, noise)
 
 
-def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None) -> PackedWeight:
-    scale, zero = _parameters(rows, spec, rounding)
-    scale, notes = _storable(scale, spec)
+def _pack_integers(
+    rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None, parameters: Parameters
+) -> PackedWeight:
+    scale, zero = parameters
     spread = None
     if rounding.method == "gptq" and gram is not None:
         spread = error_spread(gram, rounding.damping, rounding.act_order)
@@ -152,10 +169,10 @@ def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor
         signal, noise = signal + more_signal, noise + more_noise
     if zero is not None and spec.bits <= 8:
         zero = zero.to(torch.uint8)
-    return PackedWeight(torch.cat(packed), scale, zero, spec, rows.shape[1], signal, noise, notes)
+    return PackedWeight(torch.cat(packed), scale, zero, spec, rows.shape[1], signal, noise)
 
 
-def _parameters(rows: Tensor, spec: Weights, rounding: Rounding) -> tuple[Tensor, Tensor | None]:
+def _parameters(rows: Tensor, spec: Weights, rounding: Rounding) -> Parameters:
     """Scales and zero points, block by block where rows have their own."""
     clips = rounding.method == "mse" or (rounding.method == "gptq" and rounding.clip)
     find = quantization_parameters

@@ -63,6 +63,7 @@ def quantize_(
     fetch: Fetch | None = None,
     linear: LinearFactory = quantized_linear,
     calibrate: Calibrate | None = None,
+    keep_exact: bool = False,
 ) -> Quantization:
     """Replaces the layers of `model` that `scheme` selects, in place; works on any module.
 
@@ -71,15 +72,20 @@ def quantize_(
     without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer. With
     `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other. `linear`
     makes the layers; the default chooses the fastest backend for the device. `calibrate(model)` runs the model on samples, for
-    recipes that look at the inputs of layers.
+    recipes that look at the inputs of layers. With `keep_exact`, `linear` gets the float weights as well, to train on.
 
-    Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
+    Raises QuantizationError for patterns that match nothing, for weights that cannot be rounded (the layer is named), and for
+    schemes that are fine-tuned, which is what `vggtq.quant.finetune.finetune.finetune_` does.
     """
+    if scheme.finetune.steps:
+        raise QuantizationError(
+            f"scheme {scheme.name} is fine-tuned, which quantize_ does not do; use finetune_, or scheme.finetune.steps=0"
+        )
     started = time.perf_counter()
     selection = select_layers(model, scheme, first_last)
     result = Quantization(kept=selection.kept, notes=selection.notes)
     observer = _observer(model, scheme, selection.replace, calibrate)
-    recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {})
+    recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {}, keep_exact)
     shared = _TiedWeights(selection.replace, fetch or _itself, recipe)
 
     def packed(weight: WeightOf) -> PackedWeight:

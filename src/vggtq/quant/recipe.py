@@ -16,12 +16,19 @@ class Recipe:
     """Rounds the weights of a model, one after the other, in the order that inputs reach them.
 
     norms: linear layer to the norm that feeds it and nothing else; scales go into its gain and bias instead of the inputs.
+    keep_exact: whether packed weights bring along what they were rounded from.
     """
 
     def __init__(
-        self, model: nn.Module, scheme: Scheme, observer: Observer | None, norms: Mapping[str, str]
+        self,
+        model: nn.Module,
+        scheme: Scheme,
+        observer: Observer | None,
+        norms: Mapping[str, str],
+        keep_exact: bool = False,
     ) -> None:
         self._model, self._scheme, self._observer, self._norms = model, scheme, observer, norms
+        self._keep_exact = keep_exact
 
     def pack(self, name: str, rows: Tensor, spec: Weights) -> PackedWeight:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
@@ -32,8 +39,10 @@ class Recipe:
             return _noted(pack_weight(rows, spec), note)
         transform = self._transform(name, rows, spec, statistics)
         gram = None if statistics is None else transform.gram(statistics.gram)
-        packed = pack_weight(transform.weight(rows), spec, scheme.rounding, gram)
-        return replace(packed, transform=self._folded(name, transform))
+        exact = transform.weight(rows)
+        packed = pack_weight(exact, spec, scheme.rounding, gram)
+        folded = self._folded(name, transform)
+        return replace(packed, transform=folded, exact=exact if self._keep_exact else None)
 
     def _transform(
         self, name: str, rows: Tensor, spec: Weights, statistics: InputStatistics | None

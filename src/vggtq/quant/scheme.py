@@ -7,6 +7,7 @@ that a configuration which cannot work is refused before torch is even loaded.
 from dataclasses import dataclass, field, replace
 
 from vggtq.errors import ConfigError, did_you_mean
+from vggtq.quant.finetune.settings import Finetune
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 FLOAT8 = "float8_e4m3"
@@ -215,7 +216,7 @@ class Transform:
 
 @dataclass
 class Scheme:
-    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations."""
+    """One quantization recipe: layers, transform, rounding, the numbers of weights and activations, and fine-tuning."""
 
     name: str = "int8_symmetric"
     weights: Weights = field(default_factory=Weights)
@@ -224,6 +225,7 @@ class Scheme:
     mixed: Mixed = field(default_factory=Mixed)
     rounding: Rounding = field(default_factory=Rounding)
     transform: Transform = field(default_factory=Transform)
+    finetune: Finetune = field(default_factory=Finetune)
 
     def __post_init__(self) -> None:
         if self.weights.format != "int" and (self.rounding.method != "nearest" or self.transforms):
@@ -252,6 +254,20 @@ class Scheme:
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
                 f"name the sensitive layers, or use bits={self.mixed.normal_bits}"
             )
+        if self.finetune.steps:
+            self._check_finetune()
+
+    def _check_finetune(self) -> None:
+        if self.weights.is_float:
+            raise ConfigError(
+                f"scheme.finetune.steps={self.finetune.steps} with {self.weights.format} weights: only integer weights have "
+                f"step sizes to learn; use scheme=qat, or scheme.finetune.steps=0"
+            )
+        if convolutions := [name for name in self.layers.types if "Conv" in name]:
+            raise ConfigError(
+                f"scheme.finetune.steps={self.finetune.steps} with scheme.layers.types={self.layers.types}: quantized "
+                f"{' and '.join(convolutions)} cannot be trained; use scheme.layers.types=[Linear,MultiheadAttention]"
+            )
 
     @property
     def transforms(self) -> bool:
@@ -261,7 +277,7 @@ class Scheme:
     @property
     def needs_calibration(self) -> bool:
         """Whether the recipe looks at the inputs of layers."""
-        return self.rounding.method == "gptq" or self.transform.scale != "none"
+        return self.rounding.method == "gptq" or self.transform.scale != "none" or self.finetune.steps > 0
 
     @property
     def label(self) -> str:
@@ -298,4 +314,5 @@ def _label_parts(scheme: Scheme) -> list[str]:
     names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
     methods = (scheme.transform.scale, scheme.rounding.method)
     parts += [names[method] for method in methods if method in names]
-    return [*parts, "Hadamard"] if scheme.transform.hadamard else parts
+    parts += ["Hadamard"] * scheme.transform.hadamard
+    return [*parts, "QAT"] if scheme.finetune.steps else parts

@@ -49,7 +49,7 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, QuantLinear) and module.weight_id not in seen:
             seen.add(module.weight_id)
-            yield _layer_name(model, name), module
+            yield layer_name(model, name), module
 
 
 def rest_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def rest_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(named.values())
 
 
-def _layer_name(model: nn.Module, name: str) -> str:
+def layer_name(model: nn.Module, name: str) -> str:
     """A convolution keeps its weight in a layer inside, and so does a layer whose inputs are transformed."""
     parent, _, _ = name.rpartition(".")
     inner = parent and isinstance(model.get_submodule(parent), QuantConv | TransformedLinear)
