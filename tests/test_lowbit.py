@@ -17,6 +17,7 @@ from vggtq.config import Calibration
 from vggtq.data.rooms import Rooms
 from vggtq.errors import ConfigError, DataError, QuantizationError
 from vggtq.models.vit import Block
+from vggtq.quant.activations import fake_quantize
 from vggtq.quant.calibration import InputStatistics, Observer
 from vggtq.quant.clipping import (
     clipped_parameters,
@@ -30,7 +31,7 @@ from vggtq.quant.packed import pack_weight
 from vggtq.quant.quantize import quantize_
 from vggtq.quant.rounding import dequantize, quantization_parameters, round_to_codes
 from vggtq.quant.scheme import Activations, Layers, Rounding, Scheme, Transform, Weights
-from vggtq.quant.transform import InputTransform, awq_scale, output_error, smooth_scale
+from vggtq.quant.transform import InputTransform, awq_scale, balance_scale, output_error, smooth_scale
 
 SPECS = [
     Weights(bits=4, granularity="group", group_size=16),
@@ -170,6 +171,29 @@ def test_smoothquants_scale_is_the_papers() -> None:
     got = smooth_scale(rows, statistics, 0.7)
     assert torch.allclose(got / got[0], expected / expected[0], rtol=0.02), "bfloat16 digits"
     assert torch.equal(got, got.half().float()), "exact in half precision"
+
+
+def test_the_balanced_scale_is_the_best_one_for_evenly_spread_errors() -> None:
+    """Against the product of the two sums for other scales, and against the error of the layer itself."""
+    rows, inputs, gram = problem(24, 64)
+    rows[0, ::3] *= 20  # a maximum that says little about the channel
+    statistics = InputStatistics(gram, inputs.abs().mean(0), inputs.abs().amax(0), len(inputs))
+    best = balance_scale(rows, statistics).double()
+
+    def product(s: Tensor) -> float:
+        return float((inputs / s).square().sum() * (rows * s).square().sum())
+
+    for seed in range(20):
+        other = best * torch.randn(64, generator=torch.Generator().manual_seed(seed)).mul(0.2).exp()
+        assert product(best) < product(other)
+    assert torch.equal(best, best.half().double()), "exact in half precision"
+
+    def error(s: Tensor) -> float:
+        transform = InputTransform(s.float(), 64)
+        rounded = fake_quantize(transform.inputs(inputs), 4) @ transform.weight(rows).T
+        return float((rounded - inputs @ rows.T).square().sum())
+
+    assert error(best) < error(smooth_scale(rows, statistics, 0.5)) < error(torch.ones(64))
 
 
 def test_awq_finds_the_scale_that_a_search_on_the_inputs_finds() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vggtq.quant.calibration import InputStatistics, Observer, is_linear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Scheme, Weights
-from vggtq.quant.transform import InputTransform, awq_scale, rotation_of, smooth_scale
+from vggtq.quant.transform import InputTransform, awq_scale, balance_scale, rotation_of, smooth_scale
 
 
 class Recipe:
@@ -54,6 +54,8 @@ class Recipe:
         scale = None
         if wanted.scale == "smooth" and statistics is not None:
             scale = smooth_scale(rows, statistics, wanted.alpha)
+        if wanted.scale == "balance" and statistics is not None:
+            scale = balance_scale(rows, statistics)
         if wanted.scale == "awq" and statistics is not None:
             scale = awq_scale(rows, statistics, self._round_trip(spec))
         return InputTransform(scale, rotation)

@@ -207,7 +207,7 @@ class Transform:
     hadamard: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
+        _check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "balance", "awq"))
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
@@ -311,7 +311,14 @@ def _label_parts(scheme: Scheme) -> list[str]:
         parts.append("asymmetric")
     elif weights.granularity != "group":
         parts.append("symmetric")
-    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
+    names = {
+        "mse": "MSE",
+        "hqq": "HQQ",
+        "gptq": "GPTQ",
+        "smooth": "SmoothQuant",
+        "balance": "balanced",
+        "awq": "AWQ",
+    }
     methods = (scheme.transform.scale, scheme.rounding.method)
     parts += [names[method] for method in methods if method in names]
     parts += ["Hadamard"] * scheme.transform.hadamard

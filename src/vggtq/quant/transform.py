@@ -5,6 +5,11 @@ max|x|^α / max|W|^(1-α), so that activations and weights share the outliers. A
 section 3.2) takes s = mean|x|^α and searches α for the smallest error of the layer's output; with the inputs' Gram
 matrix that error is known without running the layer. rotation: Hadamard blocks on both sides
 (`vggtq.quant.hadamard`), after the scale.
+
+balance: the scale that suits a rotation. Behind it the rounding error of a token is spread evenly over all channels c, with a
+power in proportion to Σ x_c²/s_c², and comes out of the layer times Σ s_c²‖W_c‖²; likewise the error of the weight. By
+Cauchy and Schwarz the product of the two sums is smallest for s_c² = rms(x_c) / ‖W_c‖: SmoothQuant with α = ½, but with
+powers in place of maxima.
 """
 
 from collections.abc import Callable
@@ -50,6 +55,14 @@ def smooth_scale(rows: Tensor, statistics: InputStatistics, alpha: float) -> Ten
     inputs, weights = statistics.largest, rows.abs().amax(0)
     usable = (inputs > 0) & (weights > 0)
     scale = inputs.clamp_min(1e-12).pow(alpha) / weights.clamp_min(1e-12).pow(1 - alpha)
+    return _normalized(torch.where(usable, scale, torch.ones_like(scale)), usable)
+
+
+def balance_scale(rows: Tensor, statistics: InputStatistics) -> Tensor:
+    """√(rms(x) / ‖W‖₂) of every input channel, (C,); channels without any input or weight keep 1. Geometric mean 1."""
+    inputs, weights = statistics.gram.diagonal().sqrt(), rows.norm(dim=0)
+    usable = (inputs > 0) & (weights > 0)
+    scale = (inputs.clamp_min(1e-12) / weights.clamp_min(1e-12)).sqrt()
     return _normalized(torch.where(usable, scale, torch.ones_like(scale)), usable)
 
 

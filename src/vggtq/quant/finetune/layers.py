@@ -1,7 +1,7 @@
 """A linear layer in training: a float weight that is rounded anew in every forward pass, by a step size that is learned too.
 
-The step size is s = s₀ · e^ρ with s₀ that of rounding after training: ρ starts at 0, s stays positive, and a learning rate means
-a relative change whatever the layer (as Jain et al. 2020, TQT, arXiv 1903.08066, section 3.3, argue for log₂ s).
+The step size is s = s₀ · e^ρ with s₀ that of rounding after training: ρ starts at 0, s stays positive, and a learning rate is
+a relative change in every layer (as Jain et al. 2020, TQT, arXiv 1903.08066, section 3.3, argue for log₂ s).
 """
 
 from dataclasses import replace
