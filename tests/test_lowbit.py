@@ -144,7 +144,7 @@ def test_searched_scales_lose_less_on_heavy_tails(method: str, share: float) -> 
     assert error < share * (rows - nearest(rows, spec)).square().sum()
 
 
-@pytest.mark.parametrize("columns", [64, 192, 12, 1024])
+@pytest.mark.parametrize("columns", [64, 192, 12, 768, 1024, 2048])
 def test_rotation_is_scipys_hadamard_and_its_own_inverse(columns: int) -> None:
     width = block_width(columns)
     x = torch.randn(3, columns, dtype=torch.float64)
