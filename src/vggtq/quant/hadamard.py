@@ -2,8 +2,8 @@
 
 Ashkboos et al. 2024 (QuaRot, arXiv 2404.00456); in QuantVGGT (2025) before smoothing. R is block-diagonal with
 Sylvester's matrices of the largest power of two that divides the width, so 192 = 3 · 64 has three blocks of 64. A wide
-matrix is the Kronecker product of two narrow ones, H_ab = H_a ⊗ H_b: two small products take a fifth (256 wide) to a seventeenth
-(1024 wide) of the time that the fast transform's sums and differences take in torch.
+matrix is the Kronecker product of two narrow ones, H_ab = H_a ⊗ H_b: on a CPU two small products take a fifth (256 wide)
+to a seventeenth (1024 wide) of the time that the sums and differences of the fast transform take in torch.
 """
 
 import functools
