@@ -184,11 +184,12 @@ def test_the_error_falls_below_rounding_after_training() -> None:
     teacher, x = net(), Noise.made(7, 500)
     rounded = net()
     quantize_(rounded, replace(RECIPE, finetune=Finetune()), calibrate=calibrate, linear=ReferenceLinear)
-    student, progress = tuned()
+    longer = replace(TINY, steps=200, learning_rate=0.01, step_learning_rate=3e-3, rest_learning_rate=3e-3)
+    student, progress = tuned(replace(RECIPE, finetune=longer))
     assert progress.losses[-1] < progress.losses[0]
-    assert progress.best_error < 0.9 * progress.errors[0][1]
+    assert progress.best_error < 0.85 * progress.errors[0][1]
     before, after = ((model(x) - teacher(x)).square().mean() for model in (rounded, student))
-    assert after < 0.9 * before, "on inputs that nobody has seen"
+    assert after < 0.85 * before, "on inputs that nobody has seen"
 
 
 def test_the_packed_network_computes_what_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +321,13 @@ def test_outputs_of_all_kinds_are_named() -> None:
     assert set(named_outputs((x, x.int(), x))) == {"0", "2"}
     assert set(named_outputs({"a": x, "b": [x]})) == {"a"}
     assert relative_error(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])) == pytest.approx(1.25)
+    wanted = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+    assert relative_error(wanted + torch.tensor([[1.0, 0.0], [0.0, 2.0]]), wanted) == pytest.approx(
+        (1 + 2) / 2 / 5
+    )
+    equal = torch.ones(3, 2, requires_grad=True)
+    relative_error(equal, torch.ones(3, 2)).backward()
+    assert equal.grad is not None and equal.grad.isfinite().all()
     with pytest.raises(QuantizationError, match=r"outputs.ouput: .* are output; did you mean output"):
         tuned(replace(RECIPE, finetune=replace(TINY, outputs={"ouput": 1.0})))
     with pytest.raises(QuantizationError, match="no output of the network has a weight"):

@@ -16,7 +16,7 @@ from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.rounding import group_columns
 from vggtq.quant.scheme import Activations, Weights
 
-REACH = 0.45  # of a step: how far from the middle of its bin a weight may start
+REACH = 0.49  # of a step: how far from the middle of its bin a weight may start
 
 
 class LearnedWeight(nn.Module):

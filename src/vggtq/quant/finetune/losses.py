@@ -1,11 +1,10 @@
 """How far a network's outputs are from those of another: relative errors, of outputs and of what modules inside return.
 
-The error of an output is ‖q - r‖₂ / ‖r‖₂ over a batch, and the loss is a weighted mean of such errors: outputs count alike
+The error of an output is ‖q - r‖₂ / ‖r‖₂, and the loss is a weighted mean of such errors: outputs count alike
 whatever their units, and no output is done with because another one's error is larger. The same for the modules that
 `features` names, which gives early layers a shorter way to learn (FitNets, Romero et al. 2015, arXiv 1412.6550).
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
@@ -27,6 +26,7 @@ class Disagreement:
         self._student, self._teacher, self._settings = student, teacher, settings
         self._device = next(iter(student.parameters())).device
         self._wanted: list[Outputs] = []  # for the inputs that the error is measured on
+        self._names: list[str] = []
 
     def loss(self, inputs: Tensor) -> Tensor:
         """A scalar to descend."""
@@ -38,31 +38,29 @@ class Disagreement:
         half = torch.autocast("cuda", torch.bfloat16, enabled=cuda)
         with tapped(self._student, settings.features) as inside, half:
             outputs = named_outputs(self._student(inputs))
-        self._check(outputs)
-        loss = weighted_mean(relative_errors(outputs, wanted), settings.outputs)
+        learnable = {name: outputs[name] for name in self._check(outputs)}
+        loss = weighted_mean(relative_errors(learnable, wanted), settings.outputs)
         if inside:
             loss = loss + settings.feature_weight * weighted_mean(relative_errors(inside, wanted_inside), {})
         return loss
 
-    @torch.no_grad()
     def error(self, samples: Sequence[Tensor]) -> float:
-        """The weighted mean of ‖q - r‖₂ / ‖r‖₂ over all samples, always the same ones; outputs that agree are left out."""
+        """The mean over samples, always the same ones, of the outputs' weighted mean error."""
         if not self._wanted:
-            self._wanted = [named_outputs(self._teacher(x.to(self._device))) for x in samples]
-        difference: dict[str, float] = {}
-        power: dict[str, float] = {}
-        for inputs, wanted in zip(samples, self._wanted, strict=True):
-            for name, value in named_outputs(self._student(inputs.to(self._device))).items():
-                difference[name] = difference.get(name, 0.0) + _power(value.float() - wanted[name].float())
-                power[name] = power.get(name, 0.0) + _power(wanted[name])
-        errors = {
-            name: torch.tensor(math.sqrt(total / power[name]), dtype=torch.float64)
-            for name, total in difference.items()
-            if total != 0 and power[name] > 0
-        }
-        return float(weighted_mean(errors, self._settings.outputs)) if errors else 0.0
+            with torch.no_grad():
+                self._wanted = [named_outputs(self._teacher(x.to(self._device))) for x in samples]
+            self._names = self._check(named_outputs(self._student(samples[0].to(self._device))))
+        with torch.no_grad():
+            errors = [self._error(x, wanted) for x, wanted in zip(samples, self._wanted, strict=True)]
+        return sum(errors) / len(errors)
 
-    def _check(self, outputs: Outputs) -> None:
+    def _error(self, inputs: Tensor, wanted: Outputs) -> float:
+        outputs = named_outputs(self._student(inputs.to(self._device)))
+        errors = relative_errors({name: outputs[name] for name in self._names}, wanted)
+        return float(weighted_mean(errors, self._settings.outputs))
+
+    def _check(self, outputs: Outputs) -> list[str]:
+        """The outputs that depend on what is learned. Raises QuantizationError where none of them counts."""
         known = [name for name, value in outputs.items() if value.requires_grad]
         for name in self._settings.outputs:
             if name not in known:
@@ -74,10 +72,7 @@ class Disagreement:
             raise QuantizationError(
                 "scheme.finetune: no output of the network has a weight; name one in scheme.finetune.outputs"
             )
-
-
-def _power(values: Tensor) -> float:
-    return float(values.double().square().sum())
+        return known
 
 
 def named_outputs(returned: Any) -> Outputs:
@@ -90,16 +85,20 @@ def named_outputs(returned: Any) -> Outputs:
 
 
 def relative_errors(outputs: Outputs, wanted: Outputs) -> Outputs:
-    """‖q - r‖₂ / ‖r‖₂ for every output that depends on what is learned, scalars."""
-    return {
-        name: relative_error(value, wanted[name]) for name, value in outputs.items() if value.requires_grad
-    }
+    """`relative_error` of every output, scalars."""
+    return {name: relative_error(value, wanted[name]) for name, value in outputs.items()}
 
 
 def relative_error(value: Tensor, wanted: Tensor) -> Tensor:
-    """‖q - r‖₂ / ‖r‖₂, a scalar with a finite gradient also where both are equal."""
-    error = (value.float() - wanted.float()).square().sum() / wanted.float().square().sum().clamp_min(1e-30)
-    return (error + 1e-12).sqrt()
+    """The mean over the first axis of ‖q - r‖₂, over the root mean square of ‖r‖₂: a scalar, differentiable where both agree.
+
+    Norms are averaged, not squares, so that one difficult sample does not decide everything.
+    """
+    difference, reference = (
+        (t.float().flatten(1) if t.ndim > 1 else t[None].float()) for t in (value - wanted, wanted)
+    )
+    size = reference.square().sum(1).mean().clamp_min(1e-30)
+    return ((difference.square().sum(1) / size) + 1e-12).sqrt().mean()
 
 
 def weighted_mean(errors: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -10,15 +10,15 @@ class Finetune:
     """Fine-tuning of the rounded network until it computes what the float one computes; steps=0: none.
 
     Learning rates are for Adam, whose steps are about as long as the rate: of weights in units of their layer's mean step
-    size, of step sizes as a relative change, of all other parameters in their own units (0 leaves them alone).
+    size, of step sizes as a relative change, of biases, gains and tokens relative to their tensor's size (0 leaves them alone).
     """
 
     steps: int = 0
     batch: int = 4  # scenes per step
     frames: int = 4  # of a scene per step, drawn anew each time
-    learning_rate: float = 0.01
-    step_learning_rate: float = 1e-3
-    rest_learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
+    step_learning_rate: float = 2e-4
+    rest_learning_rate: float = 2e-4
     warmup: int = 20  # steps in which the rates rise; then they fall by half a cosine
     clip_norm: float = 1.0
     ema_decay: float = 0.98  # of the average of the weights, which is what is kept

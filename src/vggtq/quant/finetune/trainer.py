@@ -22,6 +22,7 @@ from vggtq.quant.finetune.settings import Finetune
 log = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.99)
+SMALLEST_RMS = 1e-3  # of a parameter, so that zeros can learn
 
 
 class Data(Protocol):
@@ -193,7 +194,7 @@ def learned_parameters(student: nn.Module, rest: bool) -> dict[str, nn.Parameter
 def optimizer_for(
     student: nn.Module, learned: dict[str, nn.Parameter], settings: Finetune
 ) -> torch.optim.Optimizer:
-    """Adam with a group per rounded weight, whose rate is in units of its mean step size."""
+    """Adam with a group per tensor: rates are relative, to the mean step size of a rounded weight, to the size of all else."""
     weights = [module for module in student.modules() if isinstance(module, LearnedWeight)]
     groups = [
         {"params": [w.latent], "full_rate": settings.learning_rate * float(w.scale().detach().mean())}
@@ -201,9 +202,16 @@ def optimizer_for(
     ]
     groups.append({"params": [w.log_step for w in weights], "full_rate": settings.step_learning_rate})
     taken = {id(p) for w in weights for p in w.parameters()}
-    if rest := [p for p in learned.values() if id(p) not in taken]:
-        groups.append({"params": rest, "full_rate": settings.rest_learning_rate})
+    groups += [
+        {"params": [p], "full_rate": settings.rest_learning_rate * max(_rms(p), SMALLEST_RMS)}
+        for p in learned.values()
+        if id(p) not in taken
+    ]
     return torch.optim.Adam(groups, lr=0.0, betas=BETAS, fused=True)
+
+
+def _rms(parameter: Tensor) -> float:
+    return float(parameter.detach().square().mean().sqrt())
 
 
 def share_of_rate(progress: Progress, settings: Finetune) -> float:
