@@ -22,8 +22,9 @@ from vggtq.quant.finetune.finetune import finetune_
 from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
 from vggtq.quant.finetune.losses import named_outputs, relative_error, tapped
 from vggtq.quant.finetune.settings import Finetune
-from vggtq.quant.finetune.straight_through import rounded_tokens, rounded_weight
+from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_tokens, rounded_weight
 from vggtq.quant.finetune.trainer import Progress, share_of_rate
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.linear import ReferenceLinear
 from vggtq.quant.packed import pack_weight
 from vggtq.quant.quantize import quantize_
@@ -36,6 +37,7 @@ SPECS = [
     Weights(bits=4, granularity="group", group_size=16, scale_dtype="float16"),
     Weights(bits=2, granularity="per_tensor", symmetric=False),
 ]
+FOUR = Activations("dynamic", 4)
 by_numbers = pytest.mark.parametrize(
     "spec", SPECS, ids=lambda s: f"w{s.bits} {s.granularity} {s.scale_dtype}"
 )
@@ -94,8 +96,8 @@ def test_gradients_are_those_of_the_surrogate(spec: Weights) -> None:
 def test_gradients_of_tokens_are_those_of_the_surrogate() -> None:
     rows = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
     direction = torch.randn(6, 10, dtype=torch.float64)
-    values = rounded_tokens(rows, 4)
-    assert torch.equal(values, fake_quantize(rows.detach(), 4))
+    values = rounded_tokens(rows, FOUR)
+    assert torch.equal(values, fake_quantize(rows.detach(), FOUR))
     (values * direction).sum().backward()
     scale = rows.detach().abs().amax(1, keepdim=True) / 7
     constant = (rows.detach() / scale).round() - rows.detach() / scale
@@ -107,6 +109,27 @@ def test_gradients_of_tokens_are_those_of_the_surrogate() -> None:
     expected = torch.autograd.functional.jacobian(surrogate, rows.detach())
     assert rows.grad is not None
     assert torch.allclose(rows.grad, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_static_inputs_are_rounded_as_the_kernels_do_and_their_range_learns(symmetric: bool) -> None:
+    rows = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)) + 0.5
+    known = InputRange.between(-0.7, 1.5, 4, symmetric)  # some values saturate
+    scale = known.scale.view(1, 1).clone().requires_grad_()
+    rows.requires_grad_()
+    values = rounded_inputs(rows, scale, known)
+    assert torch.equal(values, known.round_trip(rows))
+    values.sum().backward()
+    low, high = known.ends
+    assert rows.grad is not None and scale.grad is not None
+    inside = (rows > low) & (rows < high)
+    assert torch.equal(rows.grad, inside.float()) and not inside.all()
+    steps = (rows / known.scale).detach()
+    codes = (values / known.scale).detach()
+    by_hand = (
+        torch.where(inside, codes - steps, codes).sum() / (6 * (known.largest - int(known.zero_point))) ** 0.5
+    )
+    assert float(scale.grad) == pytest.approx(float(by_hand), abs=1e-4)
 
 
 @by_numbers
@@ -192,7 +215,20 @@ def test_the_error_falls_below_rounding_after_training() -> None:
     assert after < 0.85 * before, "on inputs that nobody has seen"
 
 
-def test_the_packed_network_computes_what_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "activations",
+    [
+        Activations(),
+        FOUR,
+        Activations("dynamic", 8, granularity="per_tensor", symmetric=False),
+        Activations("static", 6),
+        Activations("static", 8, symmetric=False, observer="mse"),
+    ],
+    ids=["float", "per token", "per tensor", "static", "static with a zero point"],
+)
+def test_the_packed_network_computes_what_was_trained(
+    activations: Activations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trained network is caught before its layers are exchanged."""
     from vggtq.quant.finetune import finetune
 
@@ -204,7 +240,8 @@ def test_the_packed_network_computes_what_was_trained(monkeypatch: pytest.Monkey
         exchange(model, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(finetune, "_exchange_", catch)
-    student, _ = tuned()
+    student, progress = tuned(replace(RECIPE, activations=activations))
+    assert progress.best_step > 0
     x = Noise.made(3, 100)
     assert any(isinstance(m, LearnedLinear) for m in caught[0].modules())
     assert not any(isinstance(m, LearnedLinear) for m in student.modules())

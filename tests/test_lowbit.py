@@ -190,7 +190,9 @@ def test_the_balanced_scale_is_the_best_one_for_evenly_spread_errors() -> None:
 
     def error(s: Tensor) -> float:
         transform = InputTransform(s.float(), 64)
-        rounded = fake_quantize(transform.inputs(inputs), 4) @ transform.weight(rows).T
+        rounded = (
+            fake_quantize(transform.inputs(inputs), Activations("dynamic", 4)) @ transform.weight(rows).T
+        )
         return float((rounded - inputs @ rows.T).square().sum())
 
     assert error(best) < error(smooth_scale(rows, statistics, 0.5)) < error(torch.ones(64))

@@ -96,7 +96,7 @@ def _exchange_(model: nn.Module, result: Quantization, linear: LinearFactory) ->
     new: dict[int, QuantLinear] = {}
     for name, module in model.named_modules():
         if isinstance(module, LearnedLinear):
-            weight = packed[id(module.weight)]
+            weight = replace(packed[id(module.weight)], input_range=module.learned_range())
             made = linear(weight, module.bias, module.activations)
             new[id(module)] = made
             made.train(module.training)
@@ -120,4 +120,6 @@ def _describe_(result: Quantization, layers: Mapping[str, tuple[PackedWeight, Qu
             resident_bytes=layer.resident_bytes() + scale_bytes,
             weight_sqnr_db=packed.sqnr_db,
             notes=packed.notes + layer.notes,
+            rule=layer.rule,
+            input_range=None if layer.input_range is None else layer.input_range.ends,
         )

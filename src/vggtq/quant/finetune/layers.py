@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggtq.quant.finetune.straight_through import rounded_tokens, rounded_weight
-from vggtq.quant.linear import QuantLinear
+from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_tokens, rounded_weight
+from vggtq.quant.input_range import InputRange
+from vggtq.quant.linear import QuantLinear, unknown_range
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.rounding import group_columns
 from vggtq.quant.scheme import Activations, Weights
@@ -73,7 +74,7 @@ def nearest_with_same_codes(packed: PackedWeight) -> Tensor:
 
 
 class LearnedLinear(QuantLinear):
-    """y = x̂ ŵᵀ + b, differentiable in x, b and what `weight` learns."""
+    """y = x̂ ŵᵀ + b, differentiable in x, b, what `weight` learns, and log_range: of static activations, as ρ of weights."""
 
     backend = "training"
     simulated = True
@@ -81,6 +82,8 @@ class LearnedLinear(QuantLinear):
     def __init__(self, weight: LearnedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
         super().__init__(weight.packed, bias, activations)
         self.weight = weight
+        static = activations.mode == "static"
+        self.log_range = nn.Parameter(torch.zeros(1, 1)) if static else None
 
     @staticmethod
     def supports(
@@ -91,8 +94,22 @@ class LearnedLinear(QuantLinear):
     def weight_tensors(self) -> dict[str, Tensor]:
         return self.weight.pack().tensors
 
+    @torch.no_grad()
+    def learned_range(self) -> InputRange | None:
+        """What static activations are rounded with after the training."""
+        known = self.input_range
+        if known is None or self.log_range is None:
+            return known
+        return replace(known, scale=known.scale * self.log_range.exp().view(1))
+
     def multiply(self, rows: Tensor) -> Tensor:
-        inputs = rows
-        if self.activations.mode == "dynamic":
-            inputs = rounded_tokens(rows, self.activations.bits)
-        return F.linear(inputs, self.weight.rounded(), self.bias)
+        return F.linear(self._rounded_inputs(rows), self.weight.rounded(), self.bias)
+
+    def _rounded_inputs(self, rows: Tensor) -> Tensor:
+        known = self.input_range
+        if self.activations.mode == "none":
+            return rows
+        if known is None or self.log_range is None:
+            dynamic = self.activations.mode == "dynamic"
+            return rounded_tokens(rows, self.activations if dynamic else unknown_range(self.activations))
+        return rounded_inputs(rows, known.scale.view(1, 1) * self.log_range.exp(), known)

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.finetune.layers import LearnedWeight
+from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
 from vggtq.quant.finetune.losses import Disagreement
 from vggtq.quant.finetune.settings import Finetune
 
@@ -182,6 +182,7 @@ def learned_parameters(student: nn.Module, rest: bool) -> dict[str, nn.Parameter
     gradients would cost a seventh of a step.
     """
     rounded = {id(p) for m in student.modules() if isinstance(m, LearnedWeight) for p in m.parameters()}
+    rounded |= {id(p) for p in _log_ranges(student)}
     learned = {}
     for name, parameter in student.named_parameters():
         vector = parameter.is_floating_point() and parameter.numel() == max(parameter.shape, default=1)
@@ -200,14 +201,20 @@ def optimizer_for(
         {"params": [w.latent], "full_rate": settings.learning_rate * float(w.scale().detach().mean())}
         for w in weights
     ]
-    groups.append({"params": [w.log_step for w in weights], "full_rate": settings.step_learning_rate})
-    taken = {id(p) for w in weights for p in w.parameters()}
+    steps = [w.log_step for w in weights] + _log_ranges(student)
+    groups.append({"params": steps, "full_rate": settings.step_learning_rate})
+    taken = {id(p) for p in (*steps, *(w.latent for w in weights))}
     groups += [
         {"params": [p], "full_rate": settings.rest_learning_rate * max(_rms(p), SMALLEST_RMS)}
         for p in learned.values()
         if id(p) not in taken
     ]
     return torch.optim.Adam(groups, lr=0.0, betas=BETAS, fused=True)
+
+
+def _log_ranges(student: nn.Module) -> list[nn.Parameter]:
+    layers = [module for module in student.modules() if isinstance(module, LearnedLinear)]
+    return [layer.log_range for layer in layers if layer.log_range is not None]
 
 
 def _rms(parameter: Tensor) -> float:
