@@ -198,7 +198,13 @@ def tuned(
     teacher = net()
     student = copy.deepcopy(teacher)
     _, progress = finetune_(
-        student, teacher, scheme, data or Noise(), calibrate, checkpoint, linear=ReferenceLinear
+        student,
+        teacher,
+        scheme,
+        data or Noise(),
+        calibrate=calibrate,
+        checkpoint=checkpoint,
+        linear=ReferenceLinear,
     )
     return student, progress
 
@@ -253,7 +259,7 @@ def test_the_float_network_stays_as_it_was() -> None:
     teacher, twin = net(), copy.copy(net())
     expected = {name: p.clone() for name, p in teacher.named_parameters()}
     twin = copy.deepcopy(teacher, {id(p): p for p in teacher.parameters()})  # shares all tensors
-    finetune_(twin, teacher, RECIPE, Noise(), calibrate)
+    finetune_(twin, teacher, RECIPE, Noise(), calibrate=calibrate)
     assert all(torch.equal(p, expected[name]) for name, p in teacher.named_parameters())
 
 
@@ -262,7 +268,7 @@ def test_shared_weights_are_learned_together_and_packed_once() -> None:
     teacher[2].weight = teacher[0].weight
     student = copy.deepcopy(teacher)
     scheme = replace(RECIPE, transform=Transform())
-    result, _ = finetune_(student, teacher, scheme, Noise(), calibrate, linear=ReferenceLinear)
+    result, _ = finetune_(student, teacher, scheme, Noise(), calibrate=calibrate, linear=ReferenceLinear)
     first, last = student[0], student[2]
     assert torch.equal(first.codes, last.codes) and first.weight_id == last.weight_id
     assert [layer.name for layer in result.layers] == ["0", "2"]
@@ -303,7 +309,9 @@ def test_a_folder_that_cannot_be_written_is_noted(tmp_path: Path) -> None:
     teacher = net()
     checkpoint = Checkpoint(tmp_path / "file" / "folder", {})
     scheme = replace(RECIPE, finetune=replace(TINY, steps=2))
-    result, progress = finetune_(copy.deepcopy(teacher), teacher, scheme, Noise(), calibrate, checkpoint)
+    result, progress = finetune_(
+        copy.deepcopy(teacher), teacher, scheme, Noise(), calibrate=calibrate, checkpoint=checkpoint
+    )
     assert progress.step == 2
     assert "finetune_cache=null" in result.notes[0]
 
@@ -373,19 +381,19 @@ def test_outputs_of_all_kinds_are_named() -> None:
 
 def test_views_show_every_scene_once_and_keep_the_last_for_validation() -> None:
     scenes = [torch.full((3, 3, 2, 2), float(i)) + torch.arange(3).view(3, 1, 1, 1) / 10 for i in range(9)]
-    views = Views(scenes, 0.125, 4, seed=0)
+    views = Views(scenes, 0.125, seed=0)
     assert [float(v.mean().round()) for v in views.validation] == [8]
     seen = torch.cat([torch.cat(views.batch(step, 2)) for step in range(4)])
     assert sorted(seen[:, 0, 0, 0, 0].floor().tolist()) == list(range(8))
     assert torch.equal(torch.cat(views.batch(3, 2)), torch.cat(views.batch(3, 2)))
     assert len({tuple(views.batch(s, 2)[0][0, :, 0, 0, 0].frac().tolist()) for s in range(20)}) > 2
-    single = Views([torch.rand(16, 3, 2, 2)], 0.25, 3, seed=0)
-    assert [len(v[0]) for v in single.validation] == [3, 1]
-    assert single.batch(0, 4)[0].shape == (1, 3, 3, 2, 2)
-    mixed = Views([torch.rand(2, 3, 2, 2), torch.rand(2, 3, 4, 2), torch.rand(2, 3, 2, 2)], 0.1, 4, 0)
+    single = Views([torch.rand(16, 3, 2, 2)], 0.25, seed=0)
+    assert [len(v[0]) for v in single.validation] == [4]
+    assert single.batch(0, 4)[0].shape == (1, 12, 3, 2, 2)
+    mixed = Views([torch.rand(2, 3, 2, 2), torch.rand(2, 3, 4, 2), torch.rand(2, 3, 2, 2)], 0.1, 0)
     assert sorted(len(group) for group in mixed.batch(0, 2)) == [1, 1]
     with pytest.raises(DataError, match="there is one"):
-        Views([torch.rand(1, 3, 2, 2)], 0.1, 4, 0)
+        Views([torch.rand(1, 3, 2, 2)], 0.1, 0)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,11 @@ def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
 
 
+def package_digest() -> str:
+    """SHA-256 over all source files of this package."""
+    return _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")}))))
+
+
 def code_digest(network: nn.Module) -> str | None:
     """SHA-256 over the source files beside the classes that `network` is made of, torch's own left out.
 
@@ -122,11 +127,6 @@ def code_digest(network: nn.Module) -> str | None:
     if None in files:
         return None
     return _digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))
-
-
-def package_digest() -> str:
-    """SHA-256 over all source files of this package."""
-    return _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")}))))
 
 
 @functools.cache

@@ -118,6 +118,7 @@ def _quantize_calibrated(config: Config, steps: Steps) -> "tuple[nn.Module, Quan
     samples = Samples.of(config.calibration)
     device = torch.device("cpu")
     loaded = config.model.load(device)
+    steps.step(f"calibrating {config.model.name} and quantizing it to {config.scheme.label}")
     # Fine-tuning needs the float model beside its twin; other recipes release its weights as they go.
     module = share_parameters(loaded.module) if config.scheme.finetune.steps else loaded.module
     quantization, _ = quantize_model_(module, loaded, config, samples, steps, device)

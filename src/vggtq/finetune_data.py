@@ -1,4 +1,4 @@
-"""Views of the calibration scenes to fine-tune on: other frames in another order each time; a part is kept for validation."""
+"""Views of the calibration scenes to fine-tune on: frames in another order each time; a part is kept for validation."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from vggtq.errors import DataError
 class Views:
     """scenes: (S, 3, H, W) each. The last `validation` of them, or of the frames of a single one, are not trained on.
 
-    validation: (1, S, 3, H, W) each. No view has more than `frames` frames.
+    validation: (1, S, 3, H, W) each.
     """
 
-    def __init__(self, scenes: Sequence[Tensor], validation: float, frames: int, seed: int) -> None:
+    def __init__(self, scenes: Sequence[Tensor], validation: float, seed: int) -> None:
         own = list(scenes) if len(scenes) > 1 else [frame[None] for frame in scenes[0]]
         if len(own) < 2:
             raise DataError(
@@ -25,8 +25,8 @@ class Views:
         training, rest = own[:-kept], own[-kept:]
         if len(scenes) == 1:
             training, rest = [torch.cat(training)], [torch.cat(rest)]
-        self.training, self._frames, self._seed = training, frames, seed
-        self.validation: list[Tensor] = [part[None] for scene in rest for part in scene.split(frames)]
+        self.training, self._seed = training, seed
+        self.validation: list[Tensor] = [scene[None] for scene in rest]
 
     def batch(self, step: int, size: int) -> list[Tensor]:
         """`size` scenes, or all where there are fewer; each once before any comes again. Stacked where shapes agree."""
@@ -38,7 +38,7 @@ class Views:
         for index in order[place * size : (place + 1) * size].tolist():
             images = self.training[index]
             # Another first frame is another world frame: new targets from the same images.
-            images = images[torch.randperm(len(images), generator=generator)[: self._frames]]
+            images = images[torch.randperm(len(images), generator=generator)]
             shapes.setdefault(images.shape, []).append(images)
         return [torch.stack(group) for group in shapes.values()]
 

@@ -33,16 +33,22 @@ def quantize_model_(
 ) -> tuple[Quantization, dict[str, Any] | None]:
     """Turns `twin` into the quantized network, by `quantize_` or `finetune_`. Returns the record's `finetune` as well."""
     scheme = config.scheme
-    calibrate = samples.run if samples else None
+    inputs, cache = samples.prepare(config, model) if samples else (None, None)
     if not scheme.finetune.steps:
-        return quantize_(twin, scheme, on_layer=steps.at, calibrate=calibrate), None
+        return quantize_(twin, scheme, on_layer=steps.at, calibrate=inputs, cache=cache), None
     assert samples is not None
-    views = Views(samples.scenes, scheme.finetune.validation, scheme.finetune.frames, config.seed)
+    scenes = [scene.images for scene in samples.scenes]
+    views = Views(scenes, scheme.finetune.validation, config.seed)
     folder = Path(config.finetune_cache) if config.finetune_cache else None
     checkpoint = Checkpoint(folder, identity(model, config, samples, device))
     report = Reporter(scheme.finetune, steps)
     quantization, progress = finetune_(
-        twin, model.module, scheme, views, calibrate, checkpoint, on_layer=steps.at, on_step=report
+        *(twin, model.module, scheme, views),
+        calibrate=inputs,
+        cache=cache,
+        checkpoint=checkpoint,
+        on_layer=steps.at,
+        on_step=report,
     )
     if not report.called:
         log.info("fine-tuned before: the weights come from %s", checkpoint.path)
@@ -54,7 +60,7 @@ def identity(model: LoadedModel, config: Config, samples: Samples, device: torch
     return {
         "weights": model.weights.fingerprint,
         "scheme": asdict(config.scheme),
-        "images": samples.digest(),
+        "images": samples.sha256,
         "seed": config.seed,
         "network": code_digest(model.module),
         "package": package_digest(),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import nn
 
 from vggtq.quant.backends import quantized_linear
-from vggtq.quant.calibration import Calibrate
+from vggtq.quant.calibration import Calibrate, StatisticsCache
 from vggtq.quant.finetune.checkpoint import Checkpoint
 from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
 from vggtq.quant.finetune.settings import Finetune
@@ -28,7 +28,9 @@ def finetune_(
     teacher: nn.Module,
     scheme: Scheme,
     data: Data,
+    *,
     calibrate: Calibrate | None = None,
+    cache: StatisticsCache | None = None,
     checkpoint: Checkpoint | None = None,
     on_layer: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
@@ -44,6 +46,7 @@ def finetune_(
         *(model, replace(scheme, finetune=Finetune()), first_last, on_layer),
         linear=_Learned().linear,
         calibrate=calibrate,
+        cache=cache,
         keep_exact=True,
     )
     _own_rest_(model)

@@ -15,7 +15,6 @@ class Finetune:
 
     steps: int = 0
     batch: int = 4  # scenes per step
-    frames: int = 4  # of a scene per step, drawn anew each time
     learning_rate: float = 3e-4
     step_learning_rate: float = 2e-4
     rest_learning_rate: float = 2e-4
@@ -42,7 +41,7 @@ class Finetune:
     def __post_init__(self) -> None:
         for key in ("steps", "warmup"):
             self._check(key, getattr(self, key) >= 0, "use 0 or more")
-        for key in ("batch", "frames", "evaluate_every", "patience"):
+        for key in ("batch", "evaluate_every", "patience"):
             self._check(key, getattr(self, key) >= 1, "use at least 1")
         for key in ("learning_rate", "clip_norm", "minutes"):
             self._check(key, getattr(self, key) > 0, "use a positive number")
