@@ -1,7 +1,6 @@
 """Fine-tuning: gradients against differentiated surrogates, the packed network against the trained one, interruptions."""
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -441,7 +440,20 @@ def test_runs_are_recorded_and_repeated_from_the_cache(tmp_path: Path, numbers: 
     assert again["finetune"] == entry | {"cached": True}
     assert again["artifact"]["sha256"] == record["artifact"]["sha256"]
     assert again["fidelity"] == record["fidelity"]
-    assert (
-        json.dumps(entry)
-        and artifact.read_header(tmp_path / "a" / "model.safetensors").scheme.finetune.steps == 2
-    )
+    loaded = artifact.load(tmp_path / "a" / "model.safetensors")
+    assert loaded.header.scheme.finetune.steps == 2
+
+
+def test_a_static_range_that_was_learned_is_in_the_file(tmp_path: Path) -> None:
+    static = [
+        "scheme.activations.mode=static",
+        "scheme.activations.bits=8",
+        "finetune_cache=null",
+        "save=true",
+    ]
+    record = recorded(tmp_path, *SMALL, *static)
+    assert record["status"] == "ok", record["error"]
+    loaded = artifact.load(tmp_path / "model.safetensors")
+    ranges = [list(layer.input_range or ()) for layer in loaded.quantization.layers]
+    assert ranges == [layer["input_range"] for layer in record["layers"]]
+    assert all(low < high for low, high in ranges)
