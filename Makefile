@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser lint sweep report bench clean
+.PHONY: help run test test-browser lint sweep report bench docs clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ report: $(READY) ## merge all records below outputs/ into tables and charts
 
 bench: $(READY) ## time kernels, blocks and whole models against FP32 and BF16
 	$(PY) -m vggtq.bench $(ARGS)
+
+docs: $(READY) ## build the guide as a site, outputs/site/index.html; broken links fail
+	$(PY) -m zensical build --strict --clean
 
 clean: ## remove the environment, caches and outputs
 	rm -rf .venv outputs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
