@@ -76,7 +76,7 @@ class Baseline:
             }
 
         identity = self._of(images, images_sha256, name) | {
-            "package": _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")})))),
+            "package": digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")})))),
             "allocator": _variables(("MALLOC_", "LD_PRELOAD", "PYTORCH_")),
         }
         found, cached = self.cache.get(identity, compute)
@@ -121,11 +121,11 @@ def code_digest(network: nn.Module) -> str | None:
     ]
     if None in files:
         return None
-    return _digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))
+    return digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))
 
 
 @functools.cache
-def _digest_of(folders: tuple[str, ...]) -> str:
+def digest_of(folders: tuple[str, ...]) -> str:
     total = hashlib.sha256()
     for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
         total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

@@ -22,7 +22,9 @@ def describe_scheme(scheme: Scheme) -> dict[str, Any]:
     return {
         "name": scheme.name,
         "label": scheme.label,
+        "family": scheme.family,
         **asdict(scheme.weights),
+        "mean_bits": scheme.mixed.mean_bits,
         "activation_bits": activation_bits,
     }
 

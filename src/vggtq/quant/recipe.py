@@ -27,7 +27,7 @@ class Recipe:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
         scheme = self._scheme
         statistics = self._observer.take(name) if self._observer else None
-        if scheme.needs_calibration and statistics is None:
+        if scheme.observes_inputs and statistics is None:
             note = "rounded to nearest: only linear layers are calibrated"
             return _noted(pack_weight(rows, spec), note)
         transform = self._transform(name, rows, spec, statistics)

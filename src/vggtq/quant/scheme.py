@@ -15,6 +15,7 @@ ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
+SENSITIVITIES = ("jacobian", "exact")
 
 
 def _check_choice(key: str, value: str, options: tuple[str, ...]) -> None:
@@ -166,16 +167,53 @@ class Layers:
 
 @dataclass
 class Mixed:
-    """Mixed precision by hand: layers that match a `sensitive` pattern get sensitive_bits, all others normal_bits."""
+    """Mixed precision: by patterns, by name, or found (`vggtq.quant.allocate`).
+
+    Layers that match a `sensitive` pattern get sensitive_bits, all others normal_bits. `bits` names layers with the bits of
+    each. With `candidates` the bits are found before the model is quantized: those that cost its outputs least within
+    `budget_mb`; they then stand in `bits`, with their mean over the weights in `mean_bits`.
+    """
 
     sensitive: list[str] = field(default_factory=list)
     sensitive_bits: int = 8
     normal_bits: int | None = None  # None: the bits of scheme.weights
+    candidates: list[int] = field(default_factory=list)
+    budget_mb: float | None = (
+        None  # MiB, the whole stored model; None: what it takes with the bits of scheme.weights
+    )
+    sensitivity: str = "jacobian"  # how the effect of a layer is measured (`vggtq.quant.sensitivity`)
+    bits: dict[str, int] = field(default_factory=dict)
+    mean_bits: float | None = None
 
     def __post_init__(self) -> None:
         check_int_bits("scheme.mixed.sensitive_bits", self.sensitive_bits)
         if self.normal_bits is not None:
             check_int_bits("scheme.mixed.normal_bits", self.normal_bits)
+        for key, widths in (("candidates", self.candidates), ("bits", self.bits.values())):
+            for bits in widths:
+                check_int_bits(f"scheme.mixed.{key}", bits)
+        _check_choice("scheme.mixed.sensitivity", self.sensitivity, SENSITIVITIES)
+        if len(set(self.candidates)) != len(self.candidates):
+            raise ConfigError(f"scheme.mixed.candidates={self.candidates}: name each width once")
+        if self.budget_mb is not None and not self.budget_mb > 0:
+            raise ConfigError(
+                f"budget_mb={self.budget_mb:g}: a model takes more than 0 MiB; try half of what it has in FP16"
+            )
+        if self.budget_mb is not None and not self.candidates:
+            raise ConfigError(
+                f"budget_mb={self.budget_mb:g} without scheme.mixed.candidates: there are no bits to choose from; "
+                f"use scheme=auto_mixed"
+            )
+        if self.sensitive and (self.candidates or self.bits):
+            raise ConfigError(
+                f"scheme.mixed.sensitive={self.sensitive} beside scheme.mixed.{'candidates' if self.candidates else 'bits'}: "
+                f"bits are given by patterns or found, not both; leave one out"
+            )
+
+    @property
+    def given(self) -> bool:
+        """Whether layers differ in bits, or will."""
+        return bool(self.sensitive or self.candidates or self.bits)
 
 
 @dataclass
@@ -240,17 +278,27 @@ class Scheme:
         if (
             not self.weights.is_float
         ):  # the numbers of every layer have to be possible, not only the scheme's own
-            for bits in {self.mixed.sensitive_bits, self.mixed.normal_bits or self.weights.bits}:
+            by_pattern = {self.mixed.sensitive_bits, self.mixed.normal_bits or self.weights.bits}
+            for bits in {*by_pattern, *self.mixed.candidates, *self.mixed.bits.values()}:
                 replace(self.weights, bits=bits)
-        if self.weights.is_float and self.mixed.sensitive:
+        if self.weights.is_float and self.mixed.given:
             raise ConfigError(
-                f"scheme.mixed.sensitive={self.mixed.sensitive} with {self.weights.format} weights: "
-                f"bits per layer need integer weights; use scheme=mixed_precision"
+                f"scheme.mixed with {self.weights.format} weights: bits per layer need integer weights; "
+                f"use scheme=mixed_precision or scheme=auto_mixed"
             )
+        self._check_budget()
         if self.mixed.normal_bits is not None and not self.mixed.sensitive:
             raise ConfigError(
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
                 f"name the sensitive layers, or use bits={self.mixed.normal_bits}"
+            )
+
+    def _check_budget(self) -> None:
+        mixed = self.mixed
+        if mixed.candidates and mixed.budget_mb is None and self.weights.bits not in mixed.candidates:
+            raise ConfigError(
+                f"bits={self.weights.bits} is not among scheme.mixed.candidates={mixed.candidates}: without budget_mb= the "
+                f"budget is that of all layers at those bits; set budget_mb=, or bits= to a candidate"
             )
 
     @property
@@ -259,33 +307,70 @@ class Scheme:
         return self.transform.scale != "none" or self.transform.hadamard
 
     @property
-    def needs_calibration(self) -> bool:
+    def observes_inputs(self) -> bool:
         """Whether the recipe looks at the inputs of layers."""
         return self.rounding.method == "gptq" or self.transform.scale != "none"
 
     @property
+    def allocates(self) -> bool:
+        """Whether bits per layer are still to be found."""
+        return bool(self.mixed.candidates) and not self.mixed.bits
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the model has to see samples before it is quantized."""
+        return self.observes_inputs or self.allocates
+
+    @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return " ".join(_label_parts(self))
+        return " ".join([_numbers(self, _widths(self)), *_recipe(self)])
+
+    @property
+    def family(self) -> str:
+        """The label without its bits, e.g. `INTn group 64`: schemes of one family are points of one curve."""
+        return " ".join([_numbers(self, "n"), *_recipe(self)])
 
 
 def _yaml(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _label_parts(scheme: Scheme) -> list[str]:
+def _widths(scheme: Scheme) -> str:
+    """Bits of the weights; nothing before they are found."""
+    mixed = scheme.mixed
+    if mixed.candidates:
+        return f"{mixed.mean_bits:.1f}" if mixed.mean_bits is not None else ""
+    if mixed.bits:
+        return "/".join(map(str, sorted(set(mixed.bits.values()))))
+    if mixed.sensitive:
+        return f"{mixed.normal_bits or scheme.weights.bits}/{mixed.sensitive_bits}"
+    return str(scheme.weights.bits)
+
+
+def _numbers(scheme: Scheme, widths: str) -> str:
+    """Format and bits, first of all of weights."""
+    weights, mixed = scheme.weights, scheme.mixed
+    if weights.format == FLOAT8:
+        return "FP8"
+    if weights.is_float:
+        return {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]
+    dynamic = f"A{scheme.activations.bits} dynamic" if scheme.activations.mode != "none" else ""
+    if mixed.candidates:
+        return " ".join(part for part in ("auto", widths and f"{widths} bits", dynamic) if part)
+    kind = "mixed " if mixed.given else ""
+    return f"{kind}W{widths}{dynamic}" if dynamic else f"{kind}INT{widths}"
+
+
+def _recipe(scheme: Scheme) -> list[str]:
+    """What shares a scale, and the methods."""
     weights = scheme.weights
     granularity = "per-tensor" if weights.granularity == "per_tensor" else "per-channel"
     if weights.format == FLOAT8:
-        return ["FP8", "weights" if scheme.activations.mode == "none" else "dynamic", granularity]
+        return ["weights" if scheme.activations.mode == "none" else "dynamic", granularity]
     if weights.is_float:
-        return [{"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]]
-    bits, mixed = str(weights.bits), ""
-    if scheme.mixed.sensitive:
-        bits, mixed = f"{scheme.mixed.normal_bits or weights.bits}/{scheme.mixed.sensitive_bits}", "mixed "
-    parts = [f"{mixed}INT{bits}"]
-    if scheme.activations.mode != "none":
-        parts = [f"{mixed}W{bits}A{scheme.activations.bits} dynamic"]
+        return []
+    parts = []
     if weights.granularity == "group":
         parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
     else:
