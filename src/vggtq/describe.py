@@ -24,6 +24,7 @@ def describe_scheme(scheme: Scheme) -> dict[str, Any]:
         "label": scheme.label,
         "family": scheme.family,
         **asdict(scheme.weights),
+        **({} if scheme.mixed.mean_bits is None else {"bits": None}),
         "mean_bits": scheme.mixed.mean_bits,
         "activation_bits": activation_bits,
     }

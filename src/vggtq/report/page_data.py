@@ -33,6 +33,7 @@ _COLUMNS = (
         "model",
         "dataset",
         "scheme",
+        "family",
         "format",
         "bits",
         "symmetric",

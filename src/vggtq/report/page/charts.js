@@ -21,12 +21,24 @@ function drawPareto(shown) {
     return mark(row, summary(row), `${gradeColour(row)}${on ? "" : " open"}`, SHAPES[on ? 0 : 3](px, py));
   });
   const used = GRADES.filter((grade) => points.some((row) => row.grade === grade)).reverse();
+  const curves = familiesOf(points).map(([name, curve], i) => ({ name, cls: `line s${i + 1}`, curve }));
+  const lines = curves.map(({ cls, curve }) =>
+    svg("path", { class: cls, d: curve.map(at).map(([px, py], k) => `${k ? "L" : "M"}${px} ${py}`).join("") }));
   show("chart-pareto", title, [
-    legend([["s0 line", (cx) => svg("path", { d: `M0 9H${cx}V3H14`, "stroke-width": 2 }), t("front")],
+    legend([...curves.map(({ name, cls }) => [cls, (cx) => svg("path", { d: `M0 7H${2 * cx}`, "stroke-width": 2 }), name]), ["s0 line", (cx) => svg("path", { d: `M0 9H${cx}V3H14`, "stroke-width": 2 }), t("front")],
       ["c-quiet", SHAPES[3], t("dominated")], ...used.map((grade) => [`c-${grade}`, SHAPES[0], t(grade)])]),
     chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_bytes"), (left + right)),
-      ...axisY(y, left, right, t("axis.mean_error")), svg("path", { class: "front", d: path }),
+      ...axisY(y, left, right, t("axis.mean_error")), ...lines, svg("path", { class: "front", d: path }),
       ...labels(front, at, right), ...marks)]);
+}
+
+// Runs that differ in bits, or in the budget for them, are one curve where there are three or more.
+function familiesOf(points) {
+  const found = new Map();
+  for (const row of points) if (row.family) found.set(row.family, [...(found.get(row.family) ?? []), row]);
+  return [...found].filter(([, curve]) => new Set(curve.map((row) => row.stored_bytes)).size >= 3)
+    .sort(([a, one], [b, two]) => two.length - one.length || a.localeCompare(b)).slice(0, 4)
+    .map(([name, curve]) => [name, curve.sort((a, b) => a.stored_bytes - b.stored_bytes)]);
 }
 
 // Names beside the points of the front, where they do not cover each other.
