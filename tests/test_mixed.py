@@ -211,6 +211,9 @@ def test_impossible_allocations_are_refused_before_anything_is_loaded(
 
 
 def test_bits_can_be_given_by_name() -> None:
+    named = "+scheme.mixed.bits={camera_head.embed_pose: 8, camera_head.pose_branch.fc1: 6}"
+    config = validated(compose(["scheme=int4_group", named]))
+    assert config.scheme.mixed.bits == {"camera_head.embed_pose": 8, "camera_head.pose_branch.fc1": 6}
     scheme = Scheme(weights=GROUPS, layers=WHOLE, mixed=Mixed(bits={"0": 8}))
     result = quantize_(two_layers(), scheme)
     assert [layer.weights.bits for layer in result.layers] == [8, 4]
@@ -273,13 +276,16 @@ def test_sensitivities_are_measured_once_for_all_budgets(tmp_path: Path) -> None
 
 def test_the_command_writes_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = "scheme.layers.include=['*frame_blocks.0.*']"
-    own = ["scheme=int4_group", "bits=[3,8]", "method=exact", f"out={tmp_path}", few]
+    own = ["scheme=int4_group", "bits=[3,8]", "method=exact", f"out={tmp_path}", few, "check=true"]
     sensitivity_command([*TINY, *ROOMS, *own])
     told = json.loads((tmp_path / "sensitivity.json").read_text())
     with (tmp_path / "sensitivity.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(told["rows"]) and {row["bits"] for row in rows} == {"3", "8"}
     assert float(rows[0]["mean_relative_error"]) > 3 * float(rows[1]["mean_relative_error"]) > 0
+    for row in told["additivity"]:
+        assert row["found_stored_bytes"] <= row["even_stored_bytes"]
+        assert row["even_real"] == pytest.approx(row["even_predicted"], rel=0.5)
     assert (tmp_path / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
     assert "3 bits" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="a list of widths"):

@@ -9,7 +9,8 @@ import csv
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ from vggtq.command_line import execute
 from vggtq.config import Config, compose, validated
 from vggtq.errors import ConfigError
 from vggtq.progress import Steps
-from vggtq.quant.scheme import SENSITIVITIES
+from vggtq.quant.scheme import SENSITIVITIES, Mixed
 from vggtq.run import explain
 
 if TYPE_CHECKING:
+    from vggtq.calibration_data import Samples
+    from vggtq.models.loading import LoadedModel
     from vggtq.quant.sensitivity import Sensitivities
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ HELP = f"""Measures what rounding each layer to each width costs the outputs of 
   bits=LIST      widths to try, {WIDTHS}
   method=…       {" or ".join(SENSITIVITIES)}: gradients for all layers at once, or one layer at a time
   out=DIR        where to write, outputs/sensitivity
+  check=true     also quantize whole models, and compare their errors with the sums over layers
   all=true       print every layer, not the {SHOWN} that matter most
   model=, scheme=, calibration=, device=, …    as for python -m vggtq.run
 
@@ -47,8 +51,11 @@ Writes sensitivity.json, sensitivity.csv and sensitivity.png.
 """
 
 
-def measure(config: Config, steps: Steps) -> "Sensitivities":
-    """Loads the model, and measures on the calibration samples. Raises VggtqError."""
+def measure(config: Config, check: bool, steps: Steps) -> "tuple[Sensitivities, list[dict[str, Any]]]":
+    """Loads the model, and measures on the calibration samples; with `check` also what `additivity` says of the result.
+
+    Raises VggtqError.
+    """
     import vggtq.environment as env
     from vggtq.allocation import measured
     from vggtq.calibration_data import Samples
@@ -59,7 +66,46 @@ def measure(config: Config, steps: Steps) -> "Sensitivities":
     steps.step(f"loading {config.model.name}")
     model = config.model.load(device)
     steps.step("measuring what the bits of each layer cost")
-    return measured(config, model, samples, steps).sensitivities
+    found = measured(config, model, samples, steps).sensitivities
+    return found, list(additivity(config, model, samples, found, steps)) if check else []
+
+
+def additivity(
+    config: Config, model: "LoadedModel", samples: "Samples", found: "Sensitivities", steps: Steps
+) -> Iterator[dict[str, Any]]:
+    """For each width what its bytes buy, spent evenly and as found: mean relative error, predicted and real.
+
+    Both on the calibration samples, so that what they differ in is the assumption that errors of layers add.
+    """
+    import torch
+
+    from vggtq.allocation import OutputErrors
+    from vggtq.models.loading import share_parameters
+    from vggtq.quant.allocate import allocate
+    from vggtq.quant.quantize import quantize_
+    from vggtq.quant.size import stored_bytes
+
+    errors = OutputErrors(model, samples.scenes)
+    for k, bits in enumerate(found.bits):
+        steps.step(f"checking {bits} bits")
+        weights = replace(config.scheme.weights, bits=bits)
+        auto = allocate(replace(config.scheme, weights=weights), found)
+        even = replace(config.scheme, weights=weights, mixed=Mixed())
+        row: dict[str, Any] = {"bits": bits}
+        predicted = {
+            "even": {o: float(e[:, k].sum()) ** 0.5 for o, e in found.errors.items()},
+            "found": auto.predicted,
+        }
+        for name, scheme in (("even", even), ("found", auto.scheme)):
+            twin = share_parameters(model.module)
+            quantize_(twin, scheme, calibrate=samples.run)
+            squared = list(errors(twin).values())
+            real = [error**0.5 for error in squared]
+            row[f"{name}_stored_bytes"] = stored_bytes(twin, getattr(torch, config.rest))
+            row[f"{name}_predicted"] = sum(predicted[name].values()) / len(real)
+            row[f"{name}_real"] = sum(real) / len(real)
+            row[f"{name}_real_squared"] = sum(squared) / len(real)
+        yield row
 
 
 def rows_of(found: "Sensitivities") -> list[dict[str, Any]]:
@@ -78,7 +124,7 @@ def rows_of(found: "Sensitivities") -> list[dict[str, Any]]:
     return rows
 
 
-def write(found: "Sensitivities", config: Config, folder: Path) -> list[Path]:
+def write(found: "Sensitivities", checked: list[dict[str, Any]], config: Config, folder: Path) -> list[Path]:
     """JSON, CSV and picture."""
     from vggtq.describe import describe_scheme
     from vggtq.sensitivity_plot import draw_sensitivities
@@ -91,7 +137,8 @@ def write(found: "Sensitivities", config: Config, folder: Path) -> list[Path]:
         "method": method,
     }
     about["calibration"] = {"name": config.calibration.name, "samples": config.calibration.samples}
-    about |= {"rest": config.rest, "other_bytes": found.other_bytes, "rows": rows}
+    about |= {"rest": config.rest, "other_bytes": found.other_bytes, "additivity": checked}
+    about["rows"] = rows
     paths = [folder / f"sensitivity.{kind}" for kind in ("json", "csv", "png")]
     with replacing(paths[0]) as temporary:
         temporary.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -125,9 +172,42 @@ def show(found: "Sensitivities", everything: bool) -> None:
         print(f"{len(ranked) - SHOWN} layers of less effect are in the files (all=true prints them)")
 
 
+def show_checked(checked: list[dict[str, Any]]) -> None:
+    """Prints predicted and real errors of whole models side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title="mean relative error of whole models, in %: predicted by the sum over layers, and real"
+    )
+    headings = (
+        "bits",
+        "MiB",
+        "even, predicted",
+        "real",
+        "found, predicted",
+        "real",
+        "squared, found / even",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in checked:
+        errors = [row[f"{name}_{kind}"] for name in ("even", "found") for kind in ("predicted", "real")]
+        ratio = row["found_real_squared"] / row["even_real_squared"]
+        mib = row["even_stored_bytes"] / 2**20
+        table.add_row(str(row["bits"]), f"{mib:.2f}", *(f"{100 * e:.3g}" for e in errors), f"{ratio:.2f}")
+    Console().print(table)
+
+
 def command(argv: Sequence[str]) -> None:
-    """Reads bits=, method=, out= and all=; everything else is composed as for a run. Raises VggtqError."""
-    own = {"bits": WIDTHS, "method": SENSITIVITIES[0], "out": "outputs/sensitivity", "all": "false"}
+    """Reads bits=, method=, out=, check= and all=; everything else is composed as for a run. Raises VggtqError."""
+    own = {
+        "bits": WIDTHS,
+        "method": SENSITIVITIES[0],
+        "out": "outputs/sensitivity",
+        "all": "false",
+        "check": "false",
+    }
     overrides = []
     for argument in argv:
         key, is_set, value = argument.partition("=")
@@ -137,9 +217,11 @@ def command(argv: Sequence[str]) -> None:
             overrides.append(argument)
     config = _composed(overrides, _widths(own["bits"]), own["method"])
     with Steps() as steps:
-        found = measure(config, steps)
+        found, checked = measure(config, own["check"].lower() == "true", steps)
     show(found, own["all"].lower() == "true")
-    for path in write(found, config, Path(own["out"])):
+    if checked:
+        show_checked(checked)
+    for path in write(found, checked, config, Path(own["out"])):
         log.info("%s", path)
 
 

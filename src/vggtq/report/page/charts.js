@@ -92,5 +92,6 @@ function drawCharts() {
   drawOutputs(shown);
   drawGroups(shown);
   drawHeat(shown);
+  drawSensitivity(shown);
 }
 views.push(drawCharts);
