@@ -38,7 +38,7 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
     others = [i for i in range(len(points)) if i not in front]
     for (name, curve), (colour, style) in zip(curves, _CURVES, strict=False):
         xs, ys = zip(*((x, error or zero) for x, error in curve), strict=True)
-        axis.plot(xs, ys, style, color=colour, linewidth=1.6, label=short_name(name), zorder=2.5)
+        axis.plot(xs, ys, style, color=colour, linewidth=1.6, label=short_name(name, 48), zorder=2.5)
     if others:
         xs, ys = zip(*(shown[i] for i in others), strict=True)
         axis.scatter(xs, ys, s=36, facecolor="white", edgecolor=GREY, label=t("dominated"), zorder=3)
@@ -47,7 +47,7 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
     axis.step(xs, ys, where="pre", color=BLUE, linewidth=1.2, zorder=2)
     axis.scatter(xs, ys, s=48, color=BLUE, label=t("front"), zorder=4)
     axis.set_xlim(left=0, right=max(compression for compression, _ in shown) * 1.2)
-    finish(axis, t("chart.pareto"), t("axis.compression"), columns=3 if curves else 2)
+    finish(axis, t("chart.pareto"), t("axis.compression"), columns=2)
     named = front + (others if len(points) <= _ALL_NAMED else [])
     _name_points(axis, shown, [(i, short_name(points[i][2], 18)) for i in named])
 

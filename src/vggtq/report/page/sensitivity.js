@@ -30,18 +30,7 @@ function drawSensitivity(shown) {
     el("div", { class: "legend" }, chosen, el("span", {}, percent(10 ** low), rampCanvas(VIRIDIS), percent(10 ** high)),
       legend([["picked", (cx, cy) => svg("circle", { cx, cy, r: 4.5 }), t("p.sensitivity_picked")]])),
     el("div", { class: "heat-scroll" },
-      chart(W, bottom + 44, title, ...cells, ...names, ...spans(layers, left, cell, bottom))),
+      chart(W, bottom + 44, title, ...cells, ...names, ...parts(layers, left, cell, bottom))),
     el("p", { class: "small" }, t("p.sensitivity_axis"))]);
 }
 const percent = (share) => `${(100 * share).toPrecision(2)} %`;
-
-// Names of the parts of the network below its layers, where they have room.
-function spans(layers, left, cell, bottom) {
-  const word = (name) => name.split(".").slice(0, 2).filter((part) => !/^\d+$/.test(part)).join(".");
-  const starts = layers.map((name, x) => [word(name), x]).filter(([name, x]) => !x || word(layers[x - 1]) !== name);
-  return starts.flatMap(([name, x], k) => {
-    const at = left + x * cell, end = starts[k + 1]?.[1] ?? layers.length;
-    return [svg("line", { class: "one", x1: at, x2: at, y1: 6, y2: bottom + 8 }),
-      6.7 * name.length + 8 < (end - x) * cell ? svg("text", { x: at + 3, y: bottom + 14 }, name) : null];
-  });
-}
