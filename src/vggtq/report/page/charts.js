@@ -29,7 +29,7 @@ function drawPareto(shown) {
       ["c-quiet", SHAPES[3], t("dominated")], ...used.map((grade) => [`c-${grade}`, SHAPES[0], t(grade)])]),
     chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_bytes"), (left + right)),
       ...axisY(y, left, right, t("axis.mean_error")), ...lines, svg("path", { class: "front", d: path }),
-      ...labels(front, at, right), ...marks)]);
+      ...labels(front, at, left), ...marks)]);
 }
 
 // Runs that differ in bits, or in the budget for them, are one curve where there are three or more.
@@ -41,16 +41,16 @@ function familiesOf(points) {
     .map(([name, curve]) => [name, curve.sort((a, b) => a.stored_bytes - b.stored_bytes)]);
 }
 
-// Names beside the points of the front, where they do not cover each other.
-function labels(front, at, right) {
+// Names below the points of the front, where no other point can be, or above where that is off the chart; none on another.
+function labels(front, at, left) {
   const taken = [];
   return front.map((row) => {
     const [px, py] = at(row), words = clip(row.title, 28), width = 6.4 * words.length;
-    const end = px + width + 10 > right;
-    const box = [end ? px - width - 8 : px + 8, py - 7];
+    const end = px - width - 8 > left;
+    const box = [end ? px - width - 8 : px + 8, end ? py + 14 : py - 7];
     if (taken.some(([bx, by, w]) => Math.abs(by - box[1]) < 13 && box[0] < bx + w && bx < box[0] + width)) return null;
     taken.push([...box, width]);
-    return svg("text", { x: end ? px - 9 : px + 9, y: py - 7, "text-anchor": end ? "end" : "start" }, words);
+    return svg("text", { x: end ? px - 9 : px + 9, y: box[1], "text-anchor": end ? "end" : "start" }, words);
   });
 }
 
