@@ -25,8 +25,9 @@ from vggtq.models.loading import share_parameters
 from vggtq.progress import Steps
 from vggtq.quant.allocate import allocate, solve
 from vggtq.quant.candidates import Candidates
+from vggtq.quant.mixed import Mixed
 from vggtq.quant.quantize import quantize_
-from vggtq.quant.scheme import Layers, Mixed, Rounding, Scheme, Transform, Weights
+from vggtq.quant.scheme import Layers, Rounding, Scheme, Transform, Weights
 from vggtq.quant.sensitivity import Sensitivities, exact_errors, jacobian_errors
 from vggtq.quant.size import stored_bytes
 from vggtq.sensitivity import command as sensitivity_command

@@ -22,7 +22,7 @@ from vggtq.command_line import execute
 from vggtq.config import Config, compose, validated
 from vggtq.errors import ConfigError
 from vggtq.progress import Steps
-from vggtq.quant.scheme import SENSITIVITIES, Mixed
+from vggtq.quant.mixed import SENSITIVITIES, Mixed
 from vggtq.run import explain
 
 if TYPE_CHECKING:

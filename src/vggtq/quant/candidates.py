@@ -56,7 +56,7 @@ class Candidates:
         self.units = _units(modules)
         self.scheme, self._model = scheme, model
         observer = None
-        if scheme.observes_inputs:
+        if scheme.needs_statistics:
             if calibrate is None:
                 raise QuantizationError(
                     f"scheme {scheme.name} looks at the inputs of layers; pass calibrate="

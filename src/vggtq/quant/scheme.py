@@ -6,27 +6,16 @@ that a configuration which cannot work is refused before torch is even loaded.
 
 from dataclasses import dataclass, field, replace
 
-from vggtq.errors import ConfigError, did_you_mean
+from vggtq.errors import ConfigError
+from vggtq.quant.labels import family_of, label_of
+from vggtq.quant.mixed import Mixed, check_int_bits
+from vggtq.quant.numbers import FLOAT8, Activations, as_yaml, check_choice
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
-FLOAT8 = "float8_e4m3"
 FORMATS = ("int", FLOAT8, *FLOAT_BITS)
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
-INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
-SENSITIVITIES = ("jacobian", "exact")
-
-
-def _check_choice(key: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigError(f"{key}={value} is not one of {', '.join(options)}{did_you_mean(value, options)}")
-
-
-def check_int_bits(key: str, bits: int) -> None:
-    """Raises ConfigError unless `bits` is a width that can be packed."""
-    if bits not in INT_BITS:
-        raise ConfigError(f"{key}={bits}: integer weights have 2 to 8 or 16 bits; try bits=4 or bits=8")
 
 
 @dataclass
@@ -50,9 +39,9 @@ class Weights:
     scale_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.weights.format", self.format, FORMATS)
-        _check_choice("granularity", self.granularity, GRANULARITIES)
-        _check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
+        check_choice("scheme.weights.format", self.format, FORMATS)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+        check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
         if self.format == "int":
             self._check_integer()
         elif self.format == FLOAT8:
@@ -68,12 +57,12 @@ class Weights:
             )
         if self.granularity not in ("per_tensor", "per_channel") or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have a scale per "
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have a scale per "
                 f"channel or per tensor; use granularity=per_channel group_size=null, or an integer scheme"
             )
         if self.scale_dtype != "float32" or not self.symmetric:
             raise ConfigError(
-                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={_yaml(self.symmetric)}: "
+                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={as_yaml(self.symmetric)}: "
                 f"{self.format} weights have float32 scales and no zero points; leave both out"
             )
 
@@ -86,7 +75,7 @@ class Weights:
             )
         if self.granularity != "none" or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have no scales; "
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have no scales; "
                 f"leave both out, or choose an integer scheme"
             )
 
@@ -126,25 +115,6 @@ class Weights:
 
 
 @dataclass
-class Activations:
-    """Numbers that a layer's input is rounded to: `none` (float) or `dynamic` (one scale per token, found at run time)."""
-
-    mode: str = "none"
-    bits: int = 8
-    format: str = "int"
-
-    def __post_init__(self) -> None:
-        _check_choice("scheme.activations.mode", self.mode, ("none", "dynamic"))
-        _check_choice("scheme.activations.format", self.format, ("int", FLOAT8))
-        if self.format == FLOAT8 and self.bits != 8:
-            raise ConfigError(
-                f"scheme.activations.bits={self.bits}: {self.format} activations have 8 bits; use 8"
-            )
-        if not 2 <= self.bits <= 8:
-            raise ConfigError(f"scheme.activations.bits={self.bits}: activations have 2 to 8 bits; try 8")
-
-
-@dataclass
 class Layers:
     """Which layers: fnmatch patterns on full dotted names, and module types.
 
@@ -162,58 +132,7 @@ class Layers:
                 f"scheme.layers.types=[]: name at least one of {', '.join(LAYER_TYPES)}; for no quantization use scheme=fp32"
             )
         for name in self.types:
-            _check_choice("scheme.layers.types", name, LAYER_TYPES)
-
-
-@dataclass
-class Mixed:
-    """Mixed precision: by patterns, by name, or found (`vggtq.quant.allocate`).
-
-    Layers that match a `sensitive` pattern get sensitive_bits, all others normal_bits. `bits` names layers with the bits of
-    each. With `candidates` the bits are found before the model is quantized: those that cost its outputs least within
-    `budget_mb`; they then stand in `bits`, with their mean over the weights in `mean_bits`.
-    """
-
-    sensitive: list[str] = field(default_factory=list)
-    sensitive_bits: int = 8
-    normal_bits: int | None = None  # None: the bits of scheme.weights
-    candidates: list[int] = field(default_factory=list)
-    budget_mb: float | None = (
-        None  # MiB, the whole stored model; None: what it takes with the bits of scheme.weights
-    )
-    sensitivity: str = "jacobian"  # how the effect of a layer is measured (`vggtq.quant.sensitivity`)
-    bits: dict[str, int] = field(default_factory=dict)
-    mean_bits: float | None = None
-
-    def __post_init__(self) -> None:
-        check_int_bits("scheme.mixed.sensitive_bits", self.sensitive_bits)
-        if self.normal_bits is not None:
-            check_int_bits("scheme.mixed.normal_bits", self.normal_bits)
-        for key, widths in (("candidates", self.candidates), ("bits", self.bits.values())):
-            for bits in widths:
-                check_int_bits(f"scheme.mixed.{key}", bits)
-        _check_choice("scheme.mixed.sensitivity", self.sensitivity, SENSITIVITIES)
-        if len(set(self.candidates)) != len(self.candidates):
-            raise ConfigError(f"scheme.mixed.candidates={self.candidates}: name each width once")
-        if self.budget_mb is not None and not self.budget_mb > 0:
-            raise ConfigError(
-                f"budget_mb={self.budget_mb:g}: a model takes more than 0 MiB; try half of what it has in FP16"
-            )
-        if self.budget_mb is not None and not self.candidates:
-            raise ConfigError(
-                f"budget_mb={self.budget_mb:g} without scheme.mixed.candidates: there are no bits to choose from; "
-                f"use scheme=auto_mixed"
-            )
-        if self.sensitive and (self.candidates or self.bits):
-            raise ConfigError(
-                f"scheme.mixed.sensitive={self.sensitive} beside scheme.mixed.{'candidates' if self.candidates else 'bits'}: "
-                f"bits are given by patterns or found, not both; leave one out"
-            )
-
-    @property
-    def given(self) -> bool:
-        """Whether layers differ in bits, or will."""
-        return bool(self.sensitive or self.candidates or self.bits)
+            check_choice("scheme.layers.types", name, LAYER_TYPES)
 
 
 @dataclass
@@ -230,7 +149,7 @@ class Rounding:
     damping: float = 0.01  # gptq: of the mean power, added to every input's
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.rounding.method", self.method, ROUNDINGS)
+        check_choice("scheme.rounding.method", self.method, ROUNDINGS)
         if not 0 < self.damping < 10:
             raise ConfigError(f"scheme.rounding.damping={self.damping}: use a positive number; 0.01 is usual")
 
@@ -244,7 +163,7 @@ class Transform:
     hadamard: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
+        check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
@@ -287,6 +206,11 @@ class Scheme:
                 f"use scheme=mixed_precision or scheme=auto_mixed"
             )
         self._check_budget()
+        if self.scales_channels and self.transform.scale != "none":
+            raise ConfigError(
+                f"scheme.activations.granularity=per_channel with scheme.transform.scale={self.transform.scale}: "
+                f"both scale input channels; set scheme.transform.scale=none, or granularity=per_tensor"
+            )
         if self.mixed.normal_bits is not None and not self.mixed.sensitive:
             raise ConfigError(
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
@@ -300,16 +224,31 @@ class Scheme:
                 f"bits={self.weights.bits} is not among scheme.mixed.candidates={mixed.candidates}: without budget_mb= the "
                 f"budget is that of all layers at those bits; set budget_mb=, or bits= to a candidate"
             )
+        if mixed.candidates and mixed.sensitivity == "exact" and self.activations.mode == "static":
+            raise ConfigError(
+                "scheme.mixed.sensitivity=exact with static activations: ranges are found when all layers are quantized; "
+                "use jacobian"
+            )
 
     @property
     def transforms(self) -> bool:
         """Whether weights are rounded in another basis."""
-        return self.transform.scale != "none" or self.transform.hadamard
+        return self.transform.scale != "none" or self.transform.hadamard or self.scales_channels
+
+    @property
+    def scales_channels(self) -> bool:
+        """Whether static activations have a scale per input channel, which is a basis of its own."""
+        return self.activations.granularity == "per_channel"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether weights are rounded by statistics of the inputs of their layers."""
+        return self.rounding.method == "gptq" or self.transform.scale != "none" or self.scales_channels
 
     @property
     def observes_inputs(self) -> bool:
         """Whether the recipe looks at the inputs of layers."""
-        return self.rounding.method == "gptq" or self.transform.scale != "none"
+        return self.needs_statistics or self.activations.mode == "static"
 
     @property
     def allocates(self) -> bool:
@@ -324,63 +263,9 @@ class Scheme:
     @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return " ".join([_numbers(self, _widths(self)), *_recipe(self)])
+        return label_of(self)
 
     @property
     def family(self) -> str:
-        """The label without its bits, e.g. `INTn group 64`: schemes of one family are points of one curve."""
-        return " ".join([_numbers(self, "n"), *_recipe(self)])
-
-
-def _yaml(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _widths(scheme: Scheme) -> str:
-    """Bits of the weights; nothing before they are found."""
-    mixed = scheme.mixed
-    if mixed.candidates:
-        return f"{mixed.mean_bits:.1f}" if mixed.mean_bits is not None else ""
-    if mixed.bits:
-        return "/".join(map(str, sorted(set(mixed.bits.values()))))
-    if mixed.sensitive:
-        return f"{mixed.normal_bits or scheme.weights.bits}/{mixed.sensitive_bits}"
-    return str(scheme.weights.bits)
-
-
-def _numbers(scheme: Scheme, widths: str) -> str:
-    """Format and bits, first of all of weights."""
-    weights, mixed = scheme.weights, scheme.mixed
-    if weights.format == FLOAT8:
-        return "FP8"
-    if weights.is_float:
-        return {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]
-    dynamic = f"A{scheme.activations.bits} dynamic" if scheme.activations.mode != "none" else ""
-    if mixed.candidates:
-        return " ".join(part for part in ("auto", widths and f"{widths} bits", dynamic) if part)
-    kind = "mixed " if mixed.given else ""
-    return f"{kind}W{widths}{dynamic}" if dynamic else f"{kind}INT{widths}"
-
-
-def _recipe(scheme: Scheme) -> list[str]:
-    """What shares a scale, and the methods."""
-    weights = scheme.weights
-    granularity = "per-tensor" if weights.granularity == "per_tensor" else "per-channel"
-    if weights.format == FLOAT8:
-        return ["weights" if scheme.activations.mode == "none" else "dynamic", granularity]
-    if weights.is_float:
-        return []
-    parts = []
-    if weights.granularity == "group":
-        parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
-    else:
-        parts.append(granularity)
-    # Symmetric is the default of groups, asymmetric is worth saying; at 8 bits both are common, so both are said.
-    if not weights.symmetric:
-        parts.append("asymmetric")
-    elif weights.granularity != "group":
-        parts.append("symmetric")
-    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
-    methods = (scheme.transform.scale, scheme.rounding.method)
-    parts += [names[method] for method in methods if method in names]
-    return [*parts, "Hadamard"] if scheme.transform.hadamard else parts
+        """The same without bits, e.g. `INTn group 64`."""
+        return family_of(self)
