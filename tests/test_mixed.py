@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -200,6 +201,10 @@ def test_a_budget_that_cannot_be_met_names_what_can(budget: int) -> None:
         (["scheme=auto_mixed", "scheme.mixed.candidates=[4,4]"], "name each width once"),
         (["scheme=auto_mixed", "scheme.mixed.sensitivity=jacobi"], "did you mean jacobian"),
         (["scheme=auto_mixed", "scheme.mixed.sensitive=['*']"], "by patterns or found, not both"),
+        (
+            ["scheme=auto_mixed", "scheme.mixed.sensitivity=exact", "scheme.activations.mode=static"],
+            "ranges are found when all layers are quantized",
+        ),
         (["scheme=fp16", "scheme.mixed.candidates=[4]"], "bits per layer need integer weights"),
         (["scheme=mixed_precision", "scheme.mixed.budget_mb=4"], "without scheme.mixed.candidates"),
     ],
@@ -251,6 +256,15 @@ def test_a_run_finds_bits_within_its_budget_and_says_so(tmp_path: Path) -> None:
     out = tmp_path / "exported.safetensors"
     export_command([*TINY, "scheme=auto_mixed", "budget_mb=0.7", *ROOMS, f"out={out}"])
     assert out.read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_bits_are_found_beside_rounded_activations(mode: str, tmp_path: Path) -> None:
+    inputs = [f"scheme.activations.mode={mode}", "scheme.transform.scale=smooth"]
+    record = recorded(tmp_path, "scheme=auto_mixed", *ROOMS, *inputs)
+    assert record["status"] == "ok", record["error"]
+    assert record["size"]["stored_bytes"] == record["allocation"]["stored_bytes"]
+    assert re.match(rf"auto \d\.\d bits A8 {mode}", record["scheme"]["label"])
 
 
 def test_what_sensitivities_were_measured_on_is_never_evaluated(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from vggtq.quant.mixed import SENSITIVITIES, Mixed
 from vggtq.run import explain
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vggtq.calibration_data import Samples
     from vggtq.models.loading import LoadedModel
     from vggtq.quant.sensitivity import Sensitivities
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WIDTHS = "[2,3,4,5,6,8]"
+FILE_COLUMNS = 140
 SHOWN = 20  # rows of the printed table; files have all
 
 HELP = f"""Measures what rounding each layer to each width costs the outputs of a model.
@@ -131,9 +134,10 @@ def write(found: "Sensitivities", checked: list[dict[str, Any]], config: Config,
 
     rows = rows_of(found)
     method = config.scheme.mixed.sensitivity
+    even = replace(config.scheme, mixed=Mixed())
     about = {
         "model": config.model.name,
-        "scheme": describe_scheme(config.scheme) | {"bits": None},
+        "scheme": describe_scheme(even) | {"bits": None},
         "method": method,
     }
     about["calibration"] = {"name": config.calibration.name, "samples": config.calibration.samples}
@@ -146,14 +150,21 @@ def write(found: "Sensitivities", checked: list[dict[str, Any]], config: Config,
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    title = f"{config.model.name}, {config.scheme.family}: relative error of the outputs when one layer is rounded ({method})"
+    title = f"{config.model.name}, {even.family}: relative error of the outputs when one layer is rounded ({method})"
     draw_sensitivities(found, title, paths[2])
     return paths
 
 
+def _console() -> "Console":
+    """As wide as the terminal; wide enough for names of layers where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_COLUMNS)
+
+
 def show(found: "Sensitivities", everything: bool) -> None:
     """Prints the layers that matter most, by their error at the smallest width."""
-    from rich.console import Console
     from rich.table import Table
 
     by_layer: dict[str, dict[int, float]] = {}
@@ -162,19 +173,18 @@ def show(found: "Sensitivities", everything: bool) -> None:
     ranked = sorted(by_layer.items(), key=lambda item: -item[1][found.bits[0]])
     weights = dict(zip((" + ".join(names) for names in found.layers), found.weights.tolist(), strict=True))
     table = Table(title="mean relative error over the outputs, in %, when only this layer is rounded")
-    table.add_column("layer", overflow="fold")
+    table.add_column("layer", no_wrap=True)
     for heading in ("weights", *(f"{bits} bits" for bits in found.bits)):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, errors in ranked if everything else ranked[:SHOWN]:
         table.add_row(name, f"{weights[name]:,}", *(f"{100 * errors[bits]:.3g}" for bits in found.bits))
-    Console().print(table)
+    _console().print(table)
     if not everything and len(ranked) > SHOWN:
         print(f"{len(ranked) - SHOWN} layers of less effect are in the files (all=true prints them)")
 
 
 def show_checked(checked: list[dict[str, Any]]) -> None:
     """Prints predicted and real errors of whole models side by side."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -196,7 +206,7 @@ def show_checked(checked: list[dict[str, Any]]) -> None:
         ratio = row["found_real_squared"] / row["even_real_squared"]
         mib = row["even_stored_bytes"] / 2**20
         table.add_row(str(row["bits"]), f"{mib:.2f}", *(f"{100 * e:.3g}" for e in errors), f"{ratio:.2f}")
-    Console().print(table)
+    _console().print(table)
 
 
 def command(argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The picture of sensitivities: layers in the order of the network by width, and how outputs differ at the middle width."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,20 @@ def draw_sensitivities(found: "Sensitivities", title: str, path: Path) -> None:
 
 def _name_parts(lower: Any, upper: Any, names: list[str]) -> None:
     """Ticks with the last words of a layer's name, lines and names where the parts of the network begin."""
-    lower.set_xticks(range(len(names)), [".".join(n.split(".")[-3:]) for n in names], rotation=90, fontsize=6)
-    parts = [".".join(word for word in name.split(".")[:2] if not word.isdigit()) for name in names]
+    parts = _parts(names)
+    ticks = [name.removeprefix(f"{part}.") for name, part in zip(names, parts, strict=True)]
+    lower.set_xticks(range(len(names)), ticks, rotation=90, fontsize=6)
     for i, part in enumerate(parts):
         if i and parts[i - 1] == part:
             continue
         for axis in (upper, lower):
             axis.axvline(i - 0.5, color="white", linewidth=1.5)
-        end = next((j for j in range(i, len(parts)) if parts[j] != part), len(parts))
-        if end - i > 0.6 * len(part) / (INCHES_PER_LAYER * 10):
-            upper.text(i - 0.4, -0.65, part, fontsize=8, va="bottom", clip_on=False)
+        upper.text(i - 0.4, -0.65, part, fontsize=8, va="bottom", clip_on=False)
+
+
+def _parts(names: list[str]) -> list[str]:
+    """Of each layer the part of the network: two words of its name where such parts have room for them, else one."""
+    fine = [".".join(name.split(".")[:2]) for name in names]
+    layers = Counter(fine)
+    narrow = {part.split(".")[0] for part in fine if layers[part] * INCHES_PER_LAYER < 0.07 * len(part)}
+    return [part.split(".")[0] if part.split(".")[0] in narrow else part for part in fine]

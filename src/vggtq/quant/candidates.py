@@ -13,6 +13,7 @@ from torch import nn
 
 from vggtq.errors import QuantizationError
 from vggtq.quant.calibration import Calibrate, InputStatistics, Observer
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import TiedWeights, observed_layers
 from vggtq.quant.recipe import Recipe, norms_before
@@ -75,7 +76,9 @@ class Candidates:
         """What a checkpoint has to keep of a unit. rest: dtype of what is not quantized, input scales among it."""
         codes = {weight.identity: weight.stored_bytes for weight in packed.values()}
         scales = [w.transform.scale for name, w in packed.items() if name not in self._norms]
-        return sum(codes.values()) + sum(s.numel() * rest.itemsize for s in scales if s is not None)
+        static = self.scheme.activations.mode == "static"
+        ranges = InputRange.BYTES * len(packed) if static else 0  # a weight-only convolution will have none
+        return sum(codes.values()) + ranges + sum(s.numel() * rest.itemsize for s in scales if s is not None)
 
     def other_bytes(self, rest: torch.dtype) -> int:
         """Bytes of the stored model that no choice changes."""
