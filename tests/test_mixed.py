@@ -36,7 +36,7 @@ from vggtq.sensitivity import command as sensitivity_command
 WHOLE = Layers(skip_first_last=False)
 GROUPS = Weights(bits=4, granularity="group", group_size=16, scale_dtype="float16")
 AUTO = Scheme("auto", GROUPS, layers=WHOLE, mixed=Mixed(candidates=[2, 4, 8]))
-ROOMS = ["calibration.samples=2", "calibration.dataset.frames=2", "group_size=16", "sensitivity_cache=null"]
+ROOMS = ["calibration.samples=2", "calibration.frames=2", "group_size=16", "sensitivity_cache=null"]
 
 
 @given(data=st.data())
@@ -74,7 +74,7 @@ def test_sensitivities_of_two_layers_are_those_of_direct_computation() -> None:
     exact = x @ first.T @ second.T
     candidates = Candidates(net, AUTO)
     widths = AUTO.mixed.candidates
-    choices = [[candidates.packed(unit, bits) for bits in widths] for unit in candidates.units]
+    choices = candidates.choices(widths)
 
     def relative(y: Tensor) -> float:
         return float((y - exact).double().square().sum() / exact.double().square().sum())
@@ -97,7 +97,7 @@ def test_gradients_see_rounding_in_another_basis() -> None:
     net, x = two_layers(), torch.randn(50, 16)
     scheme = replace(AUTO, rounding=Rounding("gptq"), transform=Transform("smooth", hadamard=True))
     candidates = Candidates(net, scheme, calibrate=lambda m: m(x))
-    choices = [[candidates.packed(unit, 4)] for unit in candidates.units]
+    choices = candidates.choices([4])
     exact = net(x).detach()
 
     def errors(network: nn.Module) -> dict[str, float]:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vggtq.baseline import code_digest, digest_of, numeric_machine
+from vggtq.baseline import code_digest, numeric_machine, package_digest
 from vggtq.calibration_data import Samples
-from vggtq.config import PACKAGE, Config
+from vggtq.config import Config
 from vggtq.errors import QuantizationError
 from vggtq.metrics.fidelity import align_quaternions
 from vggtq.models.loading import OUTPUTS, LoadedModel, share_parameters
@@ -63,7 +63,10 @@ class OutputErrors:
 
 def measured(config: Config, model: LoadedModel, samples: Samples, steps: Steps) -> Measured:
     """The sensitivities of every layer that config.scheme selects, at each of its candidates. Raises QuantizationError."""
-    candidates = Candidates(model.module, config.scheme, calibrate=samples.run)
+    samples.select_(model.module)
+    scenes = [scene.images for scene in samples.scenes]
+    inputs = [images[None] for images in scenes]
+    candidates = Candidates(model.module, config.scheme, calibrate=inputs)
     code = code_digest(model.module)
     folder = Path(config.sensitivity_cache) if config.sensitivity_cache and code else None
     cache = TensorCache(folder, "sensitivities")
@@ -71,14 +74,14 @@ def measured(config: Config, model: LoadedModel, samples: Samples, steps: Steps)
     rest = getattr(torch, config.rest)
 
     def compute() -> dict[str, Tensor]:
-        choices = [[candidates.packed(unit, bits) for bits in widths] for unit in candidates.units]
+        choices = candidates.choices(widths)
         sizes = [[candidates.stored_bytes(packed, rest) for packed in row] for row in choices]
         if config.scheme.mixed.sensitivity == "exact":
-            errors = OutputErrors(model, samples.scenes)
+            errors = OutputErrors(model, scenes)
             twin = partial(share_parameters, model.module)
             found = exact_errors(twin, candidates, choices, errors, steps.at)
         else:
-            runs = [partial(_with_graph, model.module, images) for images in samples.scenes]
+            runs = [partial(_with_graph, model.module, images) for images in scenes]
             found = jacobian_errors(candidates, choices, runs, steps.at)
         return {"bytes": torch.tensor(sizes)} | {f"error.{name}": error for name, error in found.items()}
 
@@ -106,9 +109,6 @@ def _identity(config: Config, model: LoadedModel, samples: Samples, code: str | 
     for key in ("name", "mixed"):
         del recipe[key]
     del recipe["weights"]["bits"]
-    images = hashlib.sha256()
-    for scene in samples.scenes:
-        images.update(f"{tuple(scene.shape)}".encode() + scene.contiguous().numpy().tobytes())
     return {
         "what": "sensitivities",
         "fingerprint": model.weights.fingerprint,
@@ -117,8 +117,8 @@ def _identity(config: Config, model: LoadedModel, samples: Samples, code: str | 
         "candidates": sorted(config.scheme.mixed.candidates),
         "sensitivity": config.scheme.mixed.sensitivity,
         "rest": config.rest,
-        "samples": images.hexdigest(),
-        "code": [code, digest_of((str(PACKAGE), str(PACKAGE / "quant")))],
+        "samples": samples.sha256,
+        "code": [code, package_digest()],
         "machine": numeric_machine(next(iter(model.module.parameters())).device),
     }
 

@@ -76,7 +76,7 @@ class Baseline:
             }
 
         identity = self._of(images, images_sha256, name) | {
-            "package": digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")})))),
+            "package": package_digest(),
             "allocator": _variables(("MALLOC_", "LD_PRELOAD", "PYTORCH_")),
         }
         found, cached = self.cache.get(identity, compute)
@@ -110,6 +110,11 @@ def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
 
 
+def package_digest() -> str:
+    """SHA-256 over all source files of this package."""
+    return _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")}))))
+
+
 def code_digest(network: nn.Module) -> str | None:
     """SHA-256 over the source files beside the classes that `network` is made of, torch's own left out.
 
@@ -121,11 +126,11 @@ def code_digest(network: nn.Module) -> str | None:
     ]
     if None in files:
         return None
-    return digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))
+    return _digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))
 
 
 @functools.cache
-def digest_of(folders: tuple[str, ...]) -> str:
+def _digest_of(folders: tuple[str, ...]) -> str:
     total = hashlib.sha256()
     for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
         total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,15 +122,17 @@ def _quantize_calibrated(
 
     samples = Samples.of(config.calibration)
     loaded = config.model.load(torch.device("cpu"))
-    module, scheme, allocation = loaded.module, config.scheme, None
-    if scheme.allocates:
+    module, allocation = loaded.module, None
+    if config.scheme.allocates:
         allocation, _ = find_bits(config, loaded, samples, steps)
-        scheme = allocation.scheme
-    quantization = quantize_(module, scheme, on_layer=steps.at, calibrate=samples.run)
+        config = replace(config, scheme=allocation.scheme)
+    steps.step(f"calibrating {config.model.name} and quantizing it to {config.scheme.label}")
+    inputs, cache = samples.prepare(config, loaded)
+    quantization = quantize_(module, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
     round_rest_(module, config.rest)
     if allocation:
         check_bytes(allocation, stored_bytes(module, getattr(torch, config.rest)))
-    return module, quantization, loaded.weights, scheme
+    return module, quantization, loaded.weights, config.scheme
 
 
 def _unprepared_linear(

@@ -88,7 +88,8 @@ def additivity(
     from vggtq.quant.quantize import quantize_
     from vggtq.quant.size import stored_bytes
 
-    errors = OutputErrors(model, samples.scenes)
+    scenes = [scene.images for scene in samples.scenes]
+    errors = OutputErrors(model, scenes)
     for k, bits in enumerate(found.bits):
         steps.step(f"checking {bits} bits")
         weights = replace(config.scheme.weights, bits=bits)
@@ -101,7 +102,7 @@ def additivity(
         }
         for name, scheme in (("even", even), ("found", auto.scheme)):
             twin = share_parameters(model.module)
-            quantize_(twin, scheme, calibrate=samples.run)
+            quantize_(twin, scheme, calibrate=[images[None] for images in scenes])
             squared = list(errors(twin).values())
             real = [error**0.5 for error in squared]
             row[f"{name}_stored_bytes"] = stored_bytes(twin, getattr(torch, config.rest))

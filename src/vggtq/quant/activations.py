@@ -20,12 +20,20 @@ _PIECE = 2**17
 
 def token_scales(rows: Tensor, bits: int) -> Tensor:
     """rows: (T, C). Returns (T, 1) float32, positive."""
+    return _peaks(rows).div_(2 ** (bits - 1) - 1).clamp_min_(TINY)
+
+
+def row_peaks(rows: Tensor) -> Tensor:
+    """max|row|, (T, 1) float32, positive."""
+    return _peaks(rows).clamp_min_(TINY)
+
+
+def _peaks(rows: Tensor) -> Tensor:
     if rows.numel() <= _PIECE:  # launches cost more than passes
         peak = rows.abs().amax(1, keepdim=True)
     else:  # amax and amin are several times faster than aminmax(dim) or a vector norm on a CPU
         peak = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_())
-    peak = peak.to(torch.float32)
-    return peak.div_(2 ** (bits - 1) - 1).clamp_min_(TINY)
+    return peak.to(torch.float32)
 
 
 def token_codes(rows: Tensor, scale: Tensor, offset: int, dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,9 @@ from vggtq.quant.scheme import Scheme
 from vggtq.quant.select import WeightOf, select_layers
 from vggtq.quant.size import rest_tensors
 
+Choices = list[list[dict[str, PackedWeight]]]
+"""Unit, width: packed weights by the name of their layer."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -43,7 +46,7 @@ class Unit:
 class Candidates:
     """The layers that `scheme` selects, and the weights that it makes of them at any width.
 
-    calibrate: as for `quantize_`; layers are observed in the float model. Units are best asked for in order.
+    calibrate: as for `quantize_`; layers are observed in the float model.
     """
 
     def __init__(
@@ -56,21 +59,33 @@ class Candidates:
         modules = select_layers(model, scheme, first_last).replace
         self.units = _units(modules)
         self.scheme, self._model = scheme, model
-        observer = None
+        self._observer = None
         if scheme.needs_statistics:
             if calibrate is None:
                 raise QuantizationError(
                     f"scheme {scheme.name} looks at the inputs of layers; pass calibrate="
                 )
-            observer = _Repeating(model, observed_layers(modules), calibrate)
+            self._observer = _Repeating(model, observed_layers(modules), calibrate)
         # Without norms to fold scales into, the model stays as it is; what it computes is the same.
-        self._weights = TiedWeights(modules, lambda parameter: parameter, Recipe(model, scheme, observer, {}))
+        self._weights = TiedWeights(
+            modules, lambda parameter: parameter, Recipe(model, scheme, self._observer, {})
+        )
         self._norms = norms_before(model) if scheme.transforms else {}
 
     def packed(self, unit: Unit, bits: int) -> dict[str, PackedWeight]:
         """The weights of a unit at `bits`, by the name of their layer. Raises QuantizationError."""
         spec = replace(self.scheme.weights, bits=bits)
         return {weight.name: self._weights.packed(weight, spec) for weight in unit.weights}
+
+    def choices(self, widths: Sequence[int]) -> Choices:
+        """All units at all widths; layers are rounded in the order in which they are observed."""
+        found: dict[int, list[dict[str, PackedWeight]]] = {}
+        for i in sorted(range(len(self.units)), key=self._order):
+            found[i] = [self.packed(self.units[i], bits) for bits in widths]
+        return [found[i] for i in range(len(self.units))]
+
+    def _order(self, unit: int) -> int:
+        return self._observer.order(self.units[unit].names[0]) if self._observer else 0
 
     def stored_bytes(self, packed: dict[str, PackedWeight], rest: torch.dtype) -> int:
         """What a checkpoint has to keep of a unit. rest: dtype of what is not quantized, input scales among it."""

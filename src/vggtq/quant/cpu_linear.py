@@ -14,6 +14,7 @@ from vggtq.quant.activations import (
     token_codes,
     token_scales,
 )
+from vggtq.quant.cpu_rules import half_in_blocks
 from vggtq.quant.kernel_layout import KernelLayoutLinear
 from vggtq.quant.linear import unknown_range
 from vggtq.quant.packed import PackedWeight
@@ -183,6 +184,7 @@ class FbgemmHalfLinear(KernelLayoutLinear):
             spec.format == "float16"
             and device.type == "cpu"
             and torch.backends.quantized.engine in ("x86", "fbgemm")
+            and half_in_blocks(shape) is None
         )
 
     def weight_tensors(self) -> dict[str, Tensor]:

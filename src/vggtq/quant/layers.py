@@ -57,6 +57,10 @@ class QuantConv(nn.Module):
         return self.rows.notes
 
     @property
+    def rule(self) -> str:
+        return ""  # a convolution has one backend
+
+    @property
     def activations(self) -> Activations:
         return self.rows.activations
 

@@ -79,6 +79,11 @@ class QuantLinear(nn.Module, ABC):
     def notes(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def rule(self) -> str:
+        """Why this backend, where another one computes the same numbers (`vggtq.quant.cpu_rules`); else empty."""
+        return ""
+
     def forward(self, x: Tensor) -> Tensor:
         return self.multiply(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 

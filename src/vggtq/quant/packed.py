@@ -142,7 +142,8 @@ def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor
         spread = error_spread(gram, rounding.damping, rounding.act_order)
     offset = 2 ** (spec.bits - 1) if spec.symmetric else 0
     packed, signal, noise = [], 0.0, 0.0
-    for block in row_blocks(rows):
+    # GPTQ walks along the columns, which costs the same for one row as for many.
+    for block in row_blocks(rows) if spread is None else [slice(0, len(rows))]:
         exact = rows[block].to(torch.float32)
         block_scale = block_of(scale, block).to(torch.float32)
         block_zero = None if zero is None else block_of(zero, block)

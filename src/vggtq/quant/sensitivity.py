@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.candidates import Candidates, Unit
+from vggtq.quant.candidates import Candidates, Choices, Unit
 from vggtq.quant.layers import weight_rows
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import restore_
@@ -27,7 +27,6 @@ from vggtq.quant.select import WeightOf
 
 Outputs = Mapping[str, Tensor]
 Progress = Callable[[int, int], None]
-Choices = list[list[dict[str, PackedWeight]]]  # unit, width
 
 
 @dataclass
