@@ -71,8 +71,17 @@ def test_extensions_run_as_shown(page: Path, tmp_path: Path) -> None:
     # One run of everything: the options of all three commands, on the small network.
     options = dict.fromkeys(option for line in shown for option in line.split()[2:] if "int4" not in option)
     small = ["calibration.samples=1", "fresh_memory=false", "timing=off"]
-    command = [sys.executable, "-m", "vggtq.run", "--config-dir", "my_conf", *dict.fromkeys([*options, *small])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [
+        sys.executable,
+        "-m",
+        "vggtq.run",
+        "--config-dir",
+        "my_conf",
+        *dict.fromkeys([*options, *small]),
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    }
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     (record,) = (json.loads(path.read_text("utf-8")) for path in tmp_path.glob("outputs/runs/*/result.json"))

@@ -37,7 +37,7 @@ SHORT_KEYS = {
 }
 
 # Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache", "calibration_cache")
+PLACES = ("baseline_cache", "calibration_cache", "sensitivity_cache")
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -96,6 +96,7 @@ class Config:
     scenes: int | None = None  # short for dataset.count; this and the next two where scenes are made to order
     frames: int | None = None  # short for dataset.frames
     size: list[int] | None = None  # height and width, pixels; short for dataset.size
+    budget_mb: float | None = None  # short for scheme.mixed.budget_mb, where bits are found
     seed: int = 0
     depth_alignment: str = "median"
     points_icp: bool = False
@@ -106,6 +107,9 @@ class Config:
     fresh_memory: bool = True
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
+    )
+    sensitivity_cache: str | None = (
+        "outputs/cache/sensitivity"  # folder of what layers' bits cost; null likewise
     )
     calibration_cache: str | None = None  # folder of what layers saw; null computes it in every run
 
@@ -145,6 +149,10 @@ def validated(cfg: DictConfig) -> Config:
             raise ConfigError(
                 f"{key}={value}: dataset={config.dataset.get('name')} has no {named}; use dataset={dataset}"
             )
+    if config.budget_mb is not None and not config.scheme.mixed.candidates:
+        raise ConfigError(
+            f"budget_mb={config.budget_mb:g}: scheme={config.scheme.name} has no bits to choose; use scheme=auto_mixed"
+        )
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     if config.scheme.needs_calibration:
@@ -177,6 +185,8 @@ def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
             continue  # these have schemas of their own
         if key not in schema:
             raise ConfigError(f"{prefix}{key} is not an option{did_you_mean(key, map(str, schema))}")
+        if f"{prefix}{key}" == "scheme.mixed.bits":
+            continue  # its keys are names of layers
         child, known = cfg._get_node(key), schema._get_node(key)
         if isinstance(child, DictConfig) and isinstance(known, DictConfig):
             _check_keys(child, known, f"{prefix}{key}.")
@@ -227,9 +237,10 @@ def run_name(*, _root_: DictConfig) -> str:
     weights = config["scheme"]["weights"]
     short = {"per_tensor": "tensor", "per_channel": "channel"}.get(weights["granularity"])
     grouping = short or (f"g{weights['group_size']}" if weights["group_size"] else None)
+    budget = config["scheme"]["mixed"]["budget_mb"]
     parts = [
         config["scheme"]["name"],
-        f"w{weights['bits']}",
+        f"w{weights['bits']}" if budget is None else f"{budget:g}mib",
         grouping,
         _name(config, "dataset"),
         config["scene"],

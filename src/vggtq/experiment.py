@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -80,6 +81,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     seconds: dict[str, float | None] = record["seconds"]
 
     from vggtq import artifact
+    from vggtq.allocation import check_bytes, find_bits
     from vggtq.calibration_data import Samples
     from vggtq.comparison import Comparison, timed
     from vggtq.fresh_memory import compare_memory
@@ -101,6 +103,14 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
         model = config.model.load(device)
     record["model"] = describe_model(config.model.name, model)
 
+    allocation = None
+    if config.scheme.allocates and samples:
+        steps.step("measuring what the bits of each layer cost")
+        with timed(seconds, "allocate"):
+            allocation, record["allocation"] = find_bits(config, model, samples, steps)
+        config = replace(config, scheme=allocation.scheme)
+        record["scheme"] = describe_scheme(config.scheme)
+
     steps.step(f"quantizing to {config.scheme.label}")
     with timed(seconds, "quantize"):
         twin = share_parameters(model.module)
@@ -110,6 +120,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     record |= describe_layers(quantization)
     record["calibration"] = samples.describe(quantization) if samples else None
     record["size"] = describe_size(model.module, twin, quantization, config.rest)
+    over = check_bytes(allocation, record["size"]["stored_bytes"]) if allocation else []
     _log_quantization(config.scheme, quantization, record["size"])
 
     def save(path: Path) -> artifact.Saved:
@@ -118,7 +129,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
 
     if config.save:
         record["artifact"] = _saved(save(folder / ARTIFACT))
-    notes = [*quantization.notes, *(samples.notes if samples else ()), *_domain_notes(config)]
+    notes = [*quantization.notes, *over, *(samples.notes if samples else ()), *_domain_notes(config)]
     comparison = Comparison(config, model, twin, device)
     for scene in chain([first], scenes):
         steps.step(f"predicting {scene.name}, {len(scene.images)} frames", total=2)

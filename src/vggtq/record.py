@@ -36,6 +36,7 @@ KEYS = (
         "layers",
         "kept",
         "calibration",
+        "allocation",
         "backends",
         "simulated",
         "fidelity",

@@ -84,12 +84,16 @@ def quantize_(
     Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
     """
     started = time.perf_counter()
+    if scheme.allocates:
+        raise QuantizationError(
+            f"scheme {scheme.name} has candidates but no bits per layer; find them first with vggtq.quant.allocate"
+        )
     selection = select_layers(model, scheme, first_last)
     result = Quantization(kept=selection.kept, notes=selection.notes)
     observer = _observer(model, scheme, selection.replace, calibrate, cache)
     names = [weight.name for own in selection.replace for weight in own]
     recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {})
-    shared = _TiedWeights(selection.replace, fetch or _itself, recipe)
+    shared = TiedWeights(selection.replace, fetch or _itself, recipe)
 
     def packed(weight: WeightOf) -> PackedWeight:
         return shared.packed(weight, layer_weights(scheme, weight.name))
@@ -123,7 +127,7 @@ def _observer(
     cache: StatisticsCache | None,
 ) -> Observer | None:
     """Sorts `modules` into the order of observation."""
-    if not scheme.needs_calibration:
+    if not scheme.observes_inputs:
         return None
     if calibrate is None:
         raise QuantizationError(
@@ -131,9 +135,16 @@ def _observer(
         )
     if not scheme.needs_statistics:
         return None
-    observer = Observer(model, [weight.name for own in modules for weight in own], calibrate, cache=cache)
+    observer = Observer(model, observed_layers(modules), calibrate, cache=cache)
     modules.sort(key=lambda own: observer.order(own[0].name))
     return observer
+
+
+def observed_layers(modules: list[list[WeightOf]]) -> list[str]:
+    """The layers whose inputs matter: users of a shared weight have different inputs, so that no statistics fit them all."""
+    weights = [weight for own in modules for weight in own]
+    users = Counter(id(weight.parameter) for weight in weights)
+    return [weight.name for weight in weights if users[id(weight.parameter)] == 1]
 
 
 def restore_(
@@ -214,7 +225,7 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return places
 
 
-class _TiedWeights:
+class TiedWeights:
     """Weights with more than one user are rounded once and share their codes; of others nothing is remembered."""
 
     def __init__(self, modules: list[list[WeightOf]], fetch: Fetch, recipe: Recipe) -> None:
@@ -235,7 +246,6 @@ class _TiedWeights:
         assert weight.parameter is not None
         rows = weight_rows(self._fetch(weight.parameter).detach(), weight.transposed, weight.groups)
         try:
-            # Its users have different inputs, so that no statistics fit them all.
             return pack_weight(rows, spec) if shared else self._recipe.pack(weight.name, rows, spec)
         except QuantizationError as error:
             raise QuantizationError(f"{weight.name}: {error}") from None

@@ -7,7 +7,8 @@ that a configuration which cannot work is refused before torch is even loaded.
 from dataclasses import dataclass, field, replace
 
 from vggtq.errors import ConfigError
-from vggtq.quant.label import scheme_label
+from vggtq.quant.labels import family_of, label_of
+from vggtq.quant.mixed import Mixed, check_int_bits
 from vggtq.quant.numbers import BLOCKS, FLOAT4, FLOAT8, MXFP4, NVFP4, Activations, as_yaml, check_choice
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
@@ -15,14 +16,7 @@ FORMATS = ("int", FLOAT8, *FLOAT4, *FLOAT_BITS)
 BLOCK_SCALES = {MXFP4: "float8_e8m0", NVFP4: "float8_e4m3"}
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
-INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
-
-
-def check_int_bits(key: str, bits: int) -> None:
-    """Raises ConfigError unless `bits` is a width that can be packed."""
-    if bits not in INT_BITS:
-        raise ConfigError(f"{key}={bits}: integer weights have 2 to 8 or 16 bits; try bits=4 or bits=8")
 
 
 @dataclass
@@ -165,20 +159,6 @@ class Layers:
 
 
 @dataclass
-class Mixed:
-    """Mixed precision by hand: layers that match a `sensitive` pattern get sensitive_bits, all others normal_bits."""
-
-    sensitive: list[str] = field(default_factory=list)
-    sensitive_bits: int = 8
-    normal_bits: int | None = None  # None: the bits of scheme.weights
-
-    def __post_init__(self) -> None:
-        check_int_bits("scheme.mixed.sensitive_bits", self.sensitive_bits)
-        if self.normal_bits is not None:
-            check_int_bits("scheme.mixed.normal_bits", self.normal_bits)
-
-
-@dataclass
 class Rounding:
     """How weights become codes (`vggtq.quant.clipping`, `vggtq.quant.gptq`).
 
@@ -236,13 +216,15 @@ class Scheme:
         if (
             not self.weights.is_float
         ):  # the numbers of every layer have to be possible, not only the scheme's own
-            for bits in {self.mixed.sensitive_bits, self.mixed.normal_bits or self.weights.bits}:
+            by_pattern = {self.mixed.sensitive_bits, self.mixed.normal_bits or self.weights.bits}
+            for bits in {*by_pattern, *self.mixed.candidates, *self.mixed.bits.values()}:
                 replace(self.weights, bits=bits)
-        if self.weights.is_float and self.mixed.sensitive:
+        if self.weights.is_float and self.mixed.given:
             raise ConfigError(
-                f"scheme.mixed.sensitive={self.mixed.sensitive} with {self.weights.format} weights: "
-                f"bits per layer need integer weights; use scheme=mixed_precision"
+                f"scheme.mixed with {self.weights.format} weights: bits per layer need integer weights; "
+                f"use scheme=mixed_precision or scheme=auto_mixed"
             )
+        self._check_budget()
         if self.scales_channels and self.transform.scale != "none":
             raise ConfigError(
                 f"scheme.activations.granularity=per_channel with scheme.transform.scale={self.transform.scale}: "
@@ -270,6 +252,19 @@ class Scheme:
                 f"only integer weights are rounded that way; use scheme=gptq_w4a16 or scheme=awq"
             )
 
+    def _check_budget(self) -> None:
+        mixed = self.mixed
+        if mixed.candidates and mixed.budget_mb is None and self.weights.bits not in mixed.candidates:
+            raise ConfigError(
+                f"bits={self.weights.bits} is not among scheme.mixed.candidates={mixed.candidates}: without budget_mb= the "
+                f"budget is that of all layers at those bits; set budget_mb=, or bits= to a candidate"
+            )
+        if mixed.candidates and mixed.sensitivity == "exact" and self.activations.mode == "static":
+            raise ConfigError(
+                "scheme.mixed.sensitivity=exact with static activations: ranges are found when all layers are quantized; "
+                "use jacobian"
+            )
+
     @property
     def transforms(self) -> bool:
         """Whether weights are rounded in another basis."""
@@ -286,11 +281,26 @@ class Scheme:
         return self.rounding.method == "gptq" or self.transform.scale != "none" or self.scales_channels
 
     @property
-    def needs_calibration(self) -> bool:
+    def observes_inputs(self) -> bool:
         """Whether the recipe looks at the inputs of layers."""
         return self.needs_statistics or self.activations.mode == "static"
 
     @property
+    def allocates(self) -> bool:
+        """Whether bits per layer are still to be found."""
+        return bool(self.mixed.candidates) and not self.mixed.bits
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the model has to see samples before it is quantized."""
+        return self.observes_inputs or self.allocates
+
+    @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return scheme_label(self)
+        return label_of(self)
+
+    @property
+    def family(self) -> str:
+        """The same without bits, e.g. `INTn group 64`."""
+        return family_of(self)

@@ -37,6 +37,11 @@ class InputTransform:
         rows = rows if self.scale is None else rows * self.scale
         return rotate(rows, self.rotation) if self.rotation else rows
 
+    def original(self, rows: Tensor) -> Tensor:
+        """W from T(W), (R, C): blocks of a rotation are their own inverse."""
+        rows = rotate(rows, self.rotation) if self.rotation else rows
+        return rows if self.scale is None else rows / self.scale
+
     def gram(self, gram: Tensor) -> Tensor:
         """The Gram matrix (C, C) of t(x), from that of x."""
         half = self.inputs(gram)
