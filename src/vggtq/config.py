@@ -35,8 +35,11 @@ SHORT_KEYS = {
     "size": ("size", "rooms"),
 }
 
-# Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache",)
+# Where things lie, and what is done about other runs, changes no number that a run measures: these keys are no part of the
+# configuration's hash.
+PLACES = ("baseline_cache", "resume", "fail_fast")
+
+RESUME = ("true", "failed", "never")
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -120,6 +123,8 @@ class Config:
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
+    resume: str = "true"
+    fail_fast: bool = False
 
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
@@ -129,10 +134,19 @@ class Config:
             raise ConfigError(f"rest={self.rest} is not one of float32, float16, bfloat16{near}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}: seeds lie between 0 and {2**32 - 1}")
+        self.resume = resume_mode(self.resume)
         if self.picture_frames < 0:
             raise ConfigError(f"picture_frames={self.picture_frames}: use 0 for no picture, or more")
         if self.preview_scenes < 0:
             raise ConfigError(f"preview_scenes={self.preview_scenes}: use 0 for no preview, or more")
+
+
+def resume_mode(value: object) -> str:
+    """One of RESUME. Raises ConfigError."""
+    mode = str(value).lower()  # YAML's true arrives as True
+    if mode not in RESUME:
+        raise ConfigError(f"resume={mode} is not one of {', '.join(RESUME)}; never measures everything again")
+    return mode
 
 
 def register() -> None:

@@ -68,6 +68,10 @@ class Rooms:
         for index in range(self.count):
             yield as_scene(f"{self.split}-{self.seed}-{index}", self.render(index))
 
+    def inputs(self) -> list[Path]:
+        """None: the options say it all."""
+        return []
+
     def render(self, index: int) -> Frames:
         """The frames of one scene, with a leading axis of 1."""
         layout = random_layout([scene_seed(self.split, self.seed, index)], self.frames)
