@@ -7,9 +7,12 @@ YAML, whose fields are their schema (`instantiate`).
 import hashlib
 import importlib
 import json
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vggtq.errors import ConfigError, did_you_mean
+from vggtq.errors import ConfigError, MissingExtraError, did_you_mean
 from vggtq.quant.scheme import Scheme
 
 PACKAGE = Path(__file__).parent
@@ -37,9 +40,13 @@ SHORT_KEYS = {
 
 # Where things lie, and what is done about other runs, changes no number that a run measures: these keys are no part of the
 # configuration's hash.
-PLACES = ("baseline_cache", "resume", "fail_fast")
+PLACES = ("baseline_cache", "resume", "fail_fast", "tracker")
 
 RESUME = ("true", "failed", "never")
+TRACKERS = ("none", "trackio", "wandb", "mlflow", "tensorboard")  # packages and extras of the same names
+
+# Names the folder of the sweep that a process belongs to; empty outside of sweeps.
+SWEEP_VARIABLE = "VGGTQ_SWEEP"
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -99,6 +106,24 @@ class Calibration:
 
 
 @dataclass
+class Tracker:
+    """Where a run's options and numbers go besides its record. folder: for whatever the tracker writes."""
+
+    name: str = "none"
+    project: str = "vggtq"
+    folder: str = "outputs/tracking"
+
+    def __post_init__(self) -> None:
+        if self.name not in TRACKERS:
+            near = did_you_mean(self.name, TRACKERS)
+            raise ConfigError(f"tracker={self.name} is not one of {', '.join(TRACKERS)}{near}")
+        if self.name != "none" and self.name not in sys.modules and find_spec(self.name) is None:
+            raise MissingExtraError(
+                f"tracker={self.name} needs a package that is not installed: pip install 'vggtq[{self.name}]'"
+            )
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -123,6 +148,7 @@ class Config:
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
+    tracker: Tracker = field(default_factory=Tracker)
     resume: str = "true"
     fail_fast: bool = False
 
@@ -151,6 +177,7 @@ def resume_mode(value: object) -> str:
 
 def register() -> None:
     """Makes the schema and the resolver of run names known to Hydra; may be called more than once."""
+    os.environ.setdefault(SWEEP_VARIABLE, "")  # Hydra copies it to jobs and insists on finding it
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 

@@ -71,12 +71,12 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
             (folder / PREVIEW).unlink(missing_ok=True)
         if record["artifact"] is None:
             (folder / ARTIFACT).unlink(missing_ok=True)
-        _write(record, folder)
+        keep(record, folder)
     return record
 
 
-def _write(record: dict[str, Any], folder: Path) -> None:
-    """A run whose record cannot be written has failed, whatever it measured."""
+def keep(record: dict[str, Any], folder: Path) -> None:
+    """Writes the record; a run whose record cannot be written has failed, whatever it measured."""
     try:
         write_record(record, folder)
     except OSError as error:

@@ -17,11 +17,11 @@ from vggtq import sweep
 from vggtq.atomic import remove_leftovers
 from vggtq.config import register
 from vggtq.exhausted import release_memory
-from vggtq.experiment import run
+from vggtq.experiment import keep, run
 from vggtq.journal import Entry, Journal
-from vggtq.record import write_record
 from vggtq.resume import Earlier, earlier
 from vggtq.run_lock import run_lock
+from vggtq.tracking import track
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,10 @@ def _measured(cfg: DictConfig, folder: Path, command: str) -> tuple[dict[str, An
         if known := earlier(cfg, folder):
             return known.record, known
         record = run(cfg, folder, command)
-        if note:
-            record["notes"].append(note)
-            write_record(record, folder)
+        notes = [note, track(cfg.tracker, record, folder)]
+        if any(notes):
+            record["notes"] += filter(None, notes)
+            keep(record, folder)
         return record, None
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vggtq.atomic import replacing
+from vggtq.config import SWEEP_VARIABLE
 
-VARIABLE = "VGGTQ_SWEEP"
 PREFIX = ".sweep-"
 ANSWERED = ("ok", "skipped")  # statuses of jobs that have a record to show
 
@@ -52,13 +52,13 @@ class Journal:
         ):  # without locks nobody removes what may be alive
             journal._lock.acquire()
         (journal.folder / "terminal").write_text(json.dumps(_terminal()))
-        os.environ[VARIABLE] = str(journal.folder)
+        os.environ[SWEEP_VARIABLE] = str(journal.folder)
         return journal
 
     @classmethod
     def current(cls) -> "Journal | None":
         """That of the sweep which this process belongs to."""
-        folder = os.environ.get(VARIABLE)
+        folder = os.environ.get(SWEEP_VARIABLE)
         return cls(Path(folder)) if folder else None
 
     @property
@@ -80,7 +80,7 @@ class Journal:
         return sorted(found, key=lambda entry: entry.job)
 
     def end(self) -> None:
-        os.environ.pop(VARIABLE, None)
+        os.environ[SWEEP_VARIABLE] = ""
         self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 

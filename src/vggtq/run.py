@@ -23,6 +23,14 @@ from vggtq.job import failures, task
 
 EXPECTED = (VggtqError, HydraException, OmegaConfBaseException, ValueError, OSError)
 
+# Options that Hydra's plugins bring along.
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "joblib",
+    ("hydra/launcher", "submitit_local"): "slurm",
+    ("hydra/launcher", "submitit_slurm"): "slurm",
+    ("hydra/launcher", "ray"): "ray",
+}
+
 
 def main() -> NoReturn:
     """Entry point; ends the process with 0, 1 after a failure, 130 or 143 after an interruption."""
@@ -59,7 +67,7 @@ def explain(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, VggtqError):
         return first_line(error)
-    if isinstance(error, OSError) and not isinstance(error, HydraException):
+    if isinstance(error, OSError) and not isinstance(error, HydraException | ConnectionError):
         if no_room := exhausted(error, None):
             return str(no_room)
         where = error.filename or "the output folder"
@@ -83,11 +91,14 @@ def explain(error: BaseException) -> str:
 
 
 def _explain_option(group: str, value: str) -> str:
+    if extra := EXTRAS.get((group, value)):
+        return f"{group}={value} needs a package that is not installed: pip install 'vggtq[{extra}]'"
     choices = sorted(
         options(group), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
     )
     if group == "bits":
         return f"bits={value}: integer weights have 2 to 8 or 16 bits; schemes of float weights set their own"
+    choices += [name for known, name in EXTRAS if known == group]
     line = f"{group}={value} is not one of {', '.join(choices)}{did_you_mean(value, choices)}"
     if group == "group_size" and value.isdigit() and int(value) > 1:
         return f"{line}; any other size: scheme.weights.group_size={value} with granularity=group, as scheme=int4_group has it"

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from vggtq.config import resume_mode
+from vggtq.config import Tracker, resume_mode
 from vggtq.errors import VggtqError
 from vggtq.journal import ANSWERED, Entry, Journal
 from vggtq.record import read_record
@@ -28,6 +28,7 @@ class Beginning(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         try:
             resume_mode(config.resume)
+            Tracker(**config.tracker)
         except VggtqError as error:  # Hydra makes warnings of exceptions; SystemExit it lets through
             raise SystemExit(f"error: {error}") from error
 
