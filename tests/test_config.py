@@ -31,6 +31,7 @@ GROUPS = (
     "timing",
     "experiment",
     "variant",
+    "tracker",
 )
 
 

@@ -73,6 +73,10 @@ class Rooms:
         other = "train" if self.split == "calibration" else "calibration"
         return replace(self, count=count, frames=frames, seed=seed, split=other)
 
+    def inputs(self) -> list[Path]:
+        """None: the options say it all."""
+        return []
+
     def render(self, index: int) -> Frames:
         """The frames of one scene, with a leading axis of 1."""
         layout = random_layout([scene_seed(self.split, self.seed, index)], self.frames)
