@@ -35,8 +35,8 @@ SHORT_KEYS = {
     "size": ("size", "rooms"),
 }
 
-# Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache",)
+# Where things lie, and what is left to do, change no number that a run measures: no part of the configuration's hash.
+BOOKKEEPING = ("baseline_cache", "resume")
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -117,6 +117,7 @@ class Config:
     rest: str = "float32"
     save: bool = False
     fresh_memory: bool = True
+    resume: bool = False
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
@@ -218,9 +219,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def config_hash(config: dict[str, Any]) -> str:
     """First 12 hex digits of the SHA-256 of the configuration in canonical JSON: same hash, same experiment.
 
-    Without PLACES.
+    Without BOOKKEEPING.
     """
-    experiment = {key: value for key, value in config.items() if key not in PLACES}
+    experiment = {key: value for key, value in config.items() if key not in BOOKKEEPING}
     return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -39,6 +39,7 @@ KEYS = (
         "backends",
         "simulated",
         "fidelity",
+        "fidelity_scenes",
         "geometry",
     ),
     *("size", "latency", "memory", "picture", "preview", "artifact", "notes"),

@@ -60,6 +60,11 @@ def task(cfg: DictConfig) -> None:
     """One job of Hydra's. A failure is recorded and told in one line, and never ends a sweep."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
+    if cfg.resume and (finished := sweep.joined(folder, cfg)):
+        log.info("done    %s, by an earlier run; resume=false runs it again", _relative(folder))
+        if hydra_config.mode != RunMode.MULTIRUN:
+            sweep.print_summary([finished])
+        return
     record = run(cfg, folder, _command(hydra_config))
     shown = _relative(folder / "result.json")
     if record["status"] == "failed":

@@ -9,6 +9,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from vggtq.config import config_hash, plain
+from vggtq.record import write_record
+
 # Tells the runs of this sweep from others in the same folder; jobs in other processes inherit it.
 SWEEP_VARIABLE = "VGGTQ_SWEEP"
 
@@ -69,6 +72,27 @@ def _summarize() -> list[dict[str, Any]]:
         f"{len(records) - len(failed)} of {len(records)} runs finished; python -m vggtq.report makes the report"
     )
     return records
+
+
+def finished_record(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The record in `folder`, if it is one of a finished run of this very (resolved) configuration."""
+    from vggtq.report.records import RECORD_NAME, read_record
+
+    try:
+        record = read_record(folder / RECORD_NAME)
+    except (OSError, ValueError):
+        return None
+    same = record.get("config_hash") == config_hash(config)
+    return record if same and record["status"] == "ok" else None
+
+
+def joined(folder: Path, cfg: DictConfig) -> dict[str, Any] | None:
+    """The finished record of this configuration, which now belongs to this sweep too; None if it is still to be run."""
+    record = finished_record(folder, plain(cfg))
+    if record is not None:
+        record["sweep"] = os.environ.get(SWEEP_VARIABLE)
+        write_record(record, folder)
+    return record
 
 
 def print_summary(records: list[dict[str, Any]]) -> None:
