@@ -81,7 +81,7 @@ def estimate(statistic: Callable[..., Array], *tables: Array) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(*(np.array([np.nanmean(table)]) for table in tables))[0])
         draws = statistic(*drawn)
-    if not np.isfinite(draws).any():
+    if any(np.isinf(table).any() for table in tables) or not np.isfinite(draws).any():
         return Estimate(value)
     low, high = np.nanpercentile(np.where(np.isfinite(draws), draws, np.nan), (2.5, 97.5))
     return Estimate(value, float(low), float(high))

@@ -30,14 +30,15 @@ class Row:
 
 @dataclass
 class Requirement:
-    """One claim: `measure` of `rows` on `models` is at most (or at least) a bound, for every row or for any one."""
+    """One claim: `measure` of `rows` on `models` keeps a bound, for every row or for the best one; within: on either side of 0."""
 
     what: str
     rows: list[str]
     measure: str
     at_most: float | None = None
     at_least: float | None = None
-    any_row: bool = False
+    within: float | None = None
+    best_row: bool = False
     models: list[str] = field(default_factory=list)  # none: all of them
 
 
@@ -63,8 +64,9 @@ class Plan:
                 raise ConfigError(
                     f"{where}.measure={requirement.measure} is not one of {', '.join(MEASURES)}{near}"
                 )
-            if (requirement.at_most is None) == (requirement.at_least is None):
-                raise ConfigError(f"{where}: give one bound, at_most or at_least")
+            bounds = (requirement.at_most, requirement.at_least, requirement.within)
+            if sum(bound is not None for bound in bounds) != 1:
+                raise ConfigError(f"{where}: give one bound, at_most, at_least or within")
 
     def _check_row(self, key: str, name: str) -> None:
         if name not in self.rows:
