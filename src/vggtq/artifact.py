@@ -26,10 +26,11 @@ from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_di
 from vggtq.models.loading import LoadedModel, model_of
 from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import describe
-from vggtq.quant.layers import QuantConv, TransformedLinear
+from vggtq.quant.layers import LOW_RANK, QuantConv, TransformedLinear
+from vggtq.quant.low_rank import LowRank
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import Quantization, restore_
-from vggtq.quant.scheme import Activations, Layers, Mixed, Rounding, Scheme, Transform, Weights
+from vggtq.quant.scheme import Activations, Compensation, Layers, Mixed, Rounding, Scheme, Transform, Weights
 from vggtq.quant.select import WeightOf
 from vggtq.quant.size import quantized_layers, rest_tensors, stored_tensors
 from vggtq.quant.transform import InputTransform
@@ -61,7 +62,9 @@ class LayerEntry:
         assert codes is not None
         transform = InputTransform(tensors.get("input_scale"), self.rotation)
         numbers = (self.weights, self.columns, signal, noise, self.notes)
-        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform)
+        down, up = (tensors.get(key) for key in LOW_RANK)
+        branch = None if down is None or up is None else LowRank(down, up)
+        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform, low_rank=branch)
 
 
 @dataclass(frozen=True)
@@ -314,7 +317,7 @@ def _parsed(text: str, digest: str) -> Header:
         for entry in values["layers"]
     )
     parts = {"weights": Weights, "activations": Activations, "layers": Layers, "mixed": Mixed}
-    parts |= {"rounding": Rounding, "transform": Transform}
+    parts |= {"rounding": Rounding, "transform": Transform, "compensation": Compensation}
     recipe = {k: parts[k](**v) if k in parts else v for k, v in values["scheme"].items()}
     if values["rest"] not in ("float32", "float16", "bfloat16"):
         raise WeightsError(f"rest={values['rest']} is not a dtype for unquantized tensors")

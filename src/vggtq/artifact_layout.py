@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from vggtq.errors import QuantizationError, WeightsError
-from vggtq.quant.layers import weight_rows
+from vggtq.quant.layers import LOW_RANK, weight_rows
 from vggtq.quant.select import named_weights
 
-PACKED = ("codes", "scale", "zero_point", "input_scale")  # what a quantized layer may consist of
+PACKED = ("codes", "scale", "zero_point", "input_scale", *LOW_RANK)  # what a quantized layer may consist of
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 
 

@@ -61,7 +61,9 @@ def _parsed(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     for argument in argv:
         key, equals, value = argument.partition("=")
         if not equals or argument.startswith("-"):
-            raise ConfigError(f"{argument} is not an option; write rows=…, jobs=…, out=… or key=value for runs")
+            raise ConfigError(
+                f"{argument} is not an option; write rows=…, jobs=…, out=… or key=value for runs"
+            )
         if key in options:
             options[key] = value
         else:

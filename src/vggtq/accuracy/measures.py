@@ -19,7 +19,12 @@ Array = NDArray[np.float64]
 
 DRAWS = 2000
 OUTPUT = "world_points"  # whose squared error is called the output MSE
-POINT_UNITS = ("rra_", "rta_", "auc_", "delta_")  # shares of pairs or pixels: their change is in points, not relative
+POINT_UNITS = (
+    "rra_",
+    "rta_",
+    "auc_",
+    "delta_",
+)  # shares of pairs or pixels: their change is in points, not relative
 NO_QUALITY = ("scale",)  # metrics that say nothing about how good a prediction is
 
 
@@ -77,7 +82,7 @@ def estimate(statistic: Callable[..., Array], *tables: Array) -> Estimate:
     for table in tables:
         seeds = len(table)
         weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
-        drawn.append(_weighted(weights @ np.nan_to_num(table), picked, np.isfinite(table).all(0)))
+        drawn.append(_weighted(weights @ np.nan_to_num(table), picked, np.asarray(np.isfinite(table).all(0))))
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(*(np.array([np.nanmean(table)]) for table in tables))[0])
         draws = statistic(*drawn)
@@ -94,7 +99,8 @@ def _weighted(values: Array, picked: NDArray[np.int64], defined: NDArray[np.bool
 
 def error_ratio(row: Measured, nearest: Measured | None) -> Estimate:
     """Output MSE over that of rounding to nearest."""
-    assert nearest is not None
+    if nearest is None:
+        return Estimate(math.nan)
     return estimate(lambda own, other: own / other, row.output_mse(), nearest.output_mse())
 
 
@@ -114,9 +120,8 @@ def _change(row: Measured, part: str, metric: str) -> Estimate:
 
 
 def recovered_auc(row: Measured, nearest: Measured | None) -> Estimate:
-    """Share of the AUC@30 that nearest loses and that this row does not lose. Undefined where nearest loses nothing for sure."""
-    assert nearest is not None
-    if not auc_change(nearest).high < 0:
+    """Share of the AUC@30 that nearest loses and that this row keeps; undefined where nearest may have lost nothing."""
+    if nearest is None or not auc_change(nearest).high < 0:
         return Estimate(math.nan)
     lost, kept = (r.geometry("pose", "auc_30", "reference") for r in (nearest, row))
     ours, theirs = (r.geometry("pose", "auc_30") for r in (row, nearest))
@@ -139,7 +144,7 @@ def _geometry_change(row: Measured, part: str, metric: str) -> Estimate:
     return Estimate(change.value, change.low, change.high, name)
 
 
-MEASURES = {
+MEASURES: dict[str, Callable[[Measured, Measured | None], Estimate]] = {
     "error_ratio": error_ratio,
     "auc_change": auc_change,
     "recovered_auc": recovered_auc,

@@ -30,7 +30,7 @@ class Row:
 
 @dataclass
 class Requirement:
-    """One claim: `measure` of `rows` on `models` keeps a bound, for every row or for the best one; within: on either side of 0."""
+    """`measure` of `rows` on `models` keeps a bound, for every row or for the best one. within: on either side of 0."""
 
     what: str
     rows: list[str]

@@ -80,13 +80,7 @@ class Verdict:
     found: Estimate
     bound: str
     met: bool | None  # None: not measured
-
-    @property
-    def certain(self) -> bool:
-        """Whether the interval lies on one side of the bound."""
-        return self.met is None or self._sides_agree
-
-    _sides_agree: bool = True
+    certain: bool = True  # whether the interval lies on one side of the bound
 
 
 def verdicts(plan: Plan, table: Table) -> list[Verdict]:

@@ -30,7 +30,9 @@ def run_missing(
             done += waiting[name]
             lost = missing(jobs[name])
             failed += [name] if lost else []
-            ending = f"{len(lost)} failed, see {out / 'logs' / name}.log" if lost else f"{sweep.result():.0f} s"
+            ending = (
+                f"{len(lost)} failed, see {out / 'logs' / name}.log" if lost else f"{sweep.result():.0f} s"
+            )
             print(f"[{done}/{total}] {name}: {waiting[name]} runs, {ending}", flush=True)
     return failed
 
@@ -41,7 +43,11 @@ def _sweep(plan: Plan, name: str, jobs: Sequence[Job], extra: list[str], out: Pa
     (out / "logs").mkdir(parents=True, exist_ok=True)
     seeds = ",".join(str(seed) for seed in sorted({job.seed for job in jobs}))
     command = [sys.executable, "-m", "vggtq.run", *overrides(plan, name, extra)]
-    command += [f"model={','.join(plan.models)}", f"calibration.seed={seeds}", f"hydra.sweep.dir={out / 'runs'}"]
+    command += [
+        f"model={','.join(plan.models)}",
+        f"calibration.seed={seeds}",
+        f"hydra.sweep.dir={out / 'runs'}",
+    ]
     with (out / "logs" / f"{name}.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     return time.perf_counter() - started

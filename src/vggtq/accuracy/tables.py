@@ -53,7 +53,9 @@ def verdict_table(verdicts: Sequence[Verdict], labels: dict[str, str]) -> str:
 def _word(verdict: Verdict) -> str:
     if verdict.met is None:
         return "undefined" if verdict.row else "not measured"
-    return ("met" if verdict.met else "not met") + ("" if verdict.certain else " (the interval holds the bound)")
+    return ("met" if verdict.met else "not met") + (
+        "" if verdict.certain else " (the interval holds the bound)"
+    )
 
 
 def _interval(found: Estimate | None, form: str) -> str:
@@ -88,7 +90,11 @@ def _flat(line: Line) -> dict[str, object]:
         value = getattr(line, field.name)
         if field.name.split("_")[-1] in ("ratio", "change", "auc", "error", "mse", "deg"):
             value = value or Estimate(math.nan)
-            values |= {field.name: value.value, f"{field.name}_low": value.low, f"{field.name}_high": value.high}
+            values |= {
+                field.name: value.value,
+                f"{field.name}_low": value.low,
+                f"{field.name}_high": value.high,
+            }
         else:
             values[field.name] = value
     values["geometry_change_of"] = line.geometry_change.note

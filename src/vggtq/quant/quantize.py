@@ -37,6 +37,7 @@ class QuantizedLayer:
     notes: tuple[str, ...] = ()  # of the weight, then of the backend
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
+    rank: int = 0  # of the branch in half precision beside it
 
 
 @dataclass
@@ -79,7 +80,9 @@ def quantize_(
     selection = select_layers(model, scheme, first_last)
     result = Quantization(kept=selection.kept, notes=selection.notes)
     observer = _observer(model, scheme, selection.replace, calibrate)
-    recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {})
+    recipe = Recipe(
+        model, scheme, observer, norms_before(model) if scheme.transforms else {}, fetch or _itself
+    )
     shared = _TiedWeights(selection.replace, fetch or _itself, recipe)
 
     def packed(weight: WeightOf) -> PackedWeight:
@@ -226,7 +229,8 @@ def _replacement(
         new, parts = QuantMultiheadAttention(module, in_proj, out_proj), [in_proj, out_proj]
     elif isinstance(module, nn.Linear):
         layer, transform = linear(codes[0], module.bias, activations), codes[0].transform
-        new, parts = TransformedLinear(layer, transform) if transform else layer, [layer]
+        wrapped = TransformedLinear(layer, transform, codes[0].low_rank)
+        new, parts = wrapped if transform or codes[0].low_rank else layer, [layer]
     else:
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         conv = QuantConv(codes[0], module, activations)
@@ -242,6 +246,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
     bias_bytes = 0 if bias is None else biases * bias.element_size()
     input_scale = packed.transform.scale
     scale_bytes = 0 if input_scale is None else input_scale.numel() * input_scale.element_size()
+    branch, branch_bytes = packed.low_rank, 0 if packed.low_rank is None else packed.low_rank.stored_bytes
     return QuantizedLayer(
         name=weight.name,
         type=type(weight.module).__name__,
@@ -250,11 +255,12 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         activation_bits=layer.activation_bits,
         backend=layer.backend,
         simulated=layer.simulated,
-        stored_bytes=packed.stored_bytes + scale_bytes + bias_bytes,
-        resident_bytes=layer.resident_bytes() + scale_bytes,
+        stored_bytes=packed.stored_bytes + scale_bytes + branch_bytes + bias_bytes,
+        resident_bytes=layer.resident_bytes() + scale_bytes + branch_bytes,
         float32_bytes=4 * (weight.parameter.numel() + biases),
         weight_sqnr_db=packed.sqnr_db,
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        rank=0 if branch is None else len(branch.down),
     )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.quant.calibration import InputStatistics, Observer, is_linear
-from vggtq.quant.packed import PackedWeight, pack_weight
+from vggtq.quant.low_rank import low_rank
+from vggtq.quant.packed import PackedWeight, check_finite, pack_weight
 from vggtq.quant.scheme import Scheme, Weights
-from vggtq.quant.transform import InputTransform, awq_scale, rotation_of, smooth_scale
+from vggtq.quant.transform import InputTransform, awq_scale, rotation_of, sinkhorn_scale, smooth_scale
 
 
 class Recipe:
@@ -19,9 +20,15 @@ class Recipe:
     """
 
     def __init__(
-        self, model: nn.Module, scheme: Scheme, observer: Observer | None, norms: Mapping[str, str]
+        self,
+        model: nn.Module,
+        scheme: Scheme,
+        observer: Observer | None,
+        norms: Mapping[str, str],
+        fetch: Callable[[Tensor], Tensor],
     ) -> None:
         self._model, self._scheme, self._observer, self._norms = model, scheme, observer, norms
+        self._fetch = fetch
 
     def pack(self, name: str, rows: Tensor, spec: Weights) -> PackedWeight:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
@@ -32,8 +39,23 @@ class Recipe:
             return _noted(pack_weight(rows, spec), note)
         transform = self._transform(name, rows, spec, statistics)
         gram = None if statistics is None else transform.gram(statistics.gram)
-        packed = pack_weight(transform.weight(rows), spec, scheme.rounding, gram)
+        weight = transform.weight(rows)
+        if scheme.compensation.rank and is_linear(self._model, name):
+            packed = self._compensated(weight, spec, gram)
+        else:
+            packed = pack_weight(weight, spec, scheme.rounding, gram)
         return replace(packed, transform=self._folded(name, transform))
+
+    def _compensated(self, weight: Tensor, spec: Weights, gram: Tensor | None) -> PackedWeight:
+        """Without its largest singular values the weight is rounded; then the branch is fitted to all that is missing."""
+        check_finite(weight)
+        rank, exact = self._scheme.compensation.rank, weight.float()
+        packed = pack_weight(exact - low_rank(exact, rank).weight(), spec, self._scheme.rounding, gram)
+        rounded = packed.dequantize()
+        branch = low_rank(exact - rounded, rank, gram)
+        missing = (exact - rounded - branch.weight()).double()
+        signal, noise = float(exact.double().square().sum()), float(missing.square().sum())
+        return replace(packed, low_rank=branch, signal=signal, noise=noise)
 
     def _transform(
         self, name: str, rows: Tensor, spec: Weights, statistics: InputStatistics | None
@@ -41,8 +63,11 @@ class Recipe:
         wanted = self._scheme.transform
         if not self._scheme.transforms or not is_linear(self._model, name):
             return InputTransform()
+        check_finite(rows)
         rotation = rotation_of(rows.shape[1]) if wanted.hadamard else 0
         scale = None
+        if wanted.scale == "sinkhorn":
+            scale = sinkhorn_scale(rows)
         if wanted.scale == "smooth" and statistics is not None:
             scale = smooth_scale(rows, statistics, wanted.alpha)
         if wanted.scale == "awq" and statistics is not None:
@@ -50,10 +75,8 @@ class Recipe:
         return InputTransform(scale, rotation)
 
     def _round_trip(self, spec: Weights) -> Callable[[Tensor], Tensor]:
-        # Rounding that spreads errors is too slow to be part of a search; its scales are not.
-        rounding = self._scheme.rounding
-        simple = replace(rounding, method="nearest") if rounding.method == "gptq" else rounding
-        return lambda rows: pack_weight(rows, spec, simple).dequantize()
+        # As AWQ does: the scale is searched with min-max ranges, ranges are clipped once it is found.
+        return lambda rows: pack_weight(rows, spec).dequantize()
 
     def _folded(self, name: str, transform: InputTransform) -> InputTransform:
         """What is left to do to the inputs after the norm in front of the layer has taken over the scale."""
@@ -62,8 +85,9 @@ class Recipe:
         norm = self._model.get_submodule(self._norms[name])
         for key in ("weight", "bias"):
             parameter = norm.get_parameter(key)
+            exact = self._fetch(parameter) if parameter.is_meta else parameter
             # A parameter of its own: another model may share the old one.
-            divided = (parameter.detach() / transform.scale).to(parameter.dtype)
+            divided = (exact.detach() / transform.scale).to(exact.dtype)
             setattr(norm, key, nn.Parameter(divided, requires_grad=parameter.requires_grad))
         return InputTransform(None, transform.rotation)
 

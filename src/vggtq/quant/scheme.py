@@ -12,6 +12,7 @@ FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 FLOAT8 = "float8_e4m3"
 FORMATS = ("int", FLOAT8, *FLOAT_BITS)
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
+SCALES = ("none", "smooth", "awq", "sinkhorn")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
@@ -182,8 +183,9 @@ class Mixed:
 class Rounding:
     """How weights become codes (`vggtq.quant.clipping`, `vggtq.quant.gptq`).
 
-    nearest: min-max scales. mse, hqq: scales with less error, from the weight alone. gptq: the other inputs of a row absorb the
-    error of each, by calibration data; with `clip` on the scales of mse.
+    nearest: min-max scales. mse: scales with less error, that of the layer's output where a transform has calibration data
+    collected. hqq: scales and zero points from the weight alone. gptq: the other inputs of a row absorb the error of each, by
+    calibration data; with `clip` on the scales of mse.
     """
 
     method: str = "nearest"
@@ -199,18 +201,32 @@ class Rounding:
 
 @dataclass
 class Transform:
-    """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation."""
+    """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation.
+
+    smooth and awq look at calibration data, sinkhorn at the weight alone.
+    """
 
     scale: str = "none"
     alpha: float = 0.5  # smooth: how much of the activations' outliers moves into the weights
     hadamard: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
+        _check_choice("scheme.transform.scale", self.scale, SCALES)
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
             )
+
+
+@dataclass
+class Compensation:
+    """A low-rank branch in half precision beside every quantized linear layer (`vggtq.quant.low_rank`); rank 0: none."""
+
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ConfigError(f"scheme.compensation.rank={self.rank}: use 0 for no branch, or 8 to 64")
 
 
 @dataclass
@@ -224,8 +240,14 @@ class Scheme:
     mixed: Mixed = field(default_factory=Mixed)
     rounding: Rounding = field(default_factory=Rounding)
     transform: Transform = field(default_factory=Transform)
+    compensation: Compensation = field(default_factory=Compensation)
 
     def __post_init__(self) -> None:
+        if self.weights.format != "int" and self.compensation.rank:
+            raise ConfigError(
+                f"scheme.compensation.rank={self.compensation.rank} with {self.weights.format} weights: a low-rank branch "
+                f"makes up for integer rounding; use scheme.compensation.rank=0, or scheme=svdquant_w4a4"
+            )
         if self.weights.format != "int" and (self.rounding.method != "nearest" or self.transforms):
             raise ConfigError(
                 f"scheme.rounding.method={self.rounding.method} scheme.transform.scale={self.transform.scale} with "
@@ -261,7 +283,7 @@ class Scheme:
     @property
     def needs_calibration(self) -> bool:
         """Whether the recipe looks at the inputs of layers."""
-        return self.rounding.method == "gptq" or self.transform.scale != "none"
+        return self.rounding.method == "gptq" or self.transform.scale in ("smooth", "awq")
 
     @property
     def label(self) -> str:
@@ -295,7 +317,11 @@ def _label_parts(scheme: Scheme) -> list[str]:
         parts.append("asymmetric")
     elif weights.granularity != "group":
         parts.append("symmetric")
-    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
+    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"} | {
+        "sinkhorn": "SINQ"
+    }
     methods = (scheme.transform.scale, scheme.rounding.method)
     parts += [names[method] for method in methods if method in names]
-    return [*parts, "Hadamard"] if scheme.transform.hadamard else parts
+    if scheme.transform.hadamard:
+        parts.append("Hadamard")
+    return [*parts, f"rank {scheme.compensation.rank}"] if scheme.compensation.rank else parts
