@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.quant.blocked_linear import BlockedLinear, named_tensors, one_scale_per_row, scale_
+from vggtq.quant.cpu_rules import half_in_blocks
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.rounding import block_of
 from vggtq.quant.scheme import Activations, Weights
@@ -36,6 +37,14 @@ class WideLinear(BlockedLinear):
             and activations.mode == "none"
             and (spec.format != "int" or spec.bits in (8, 16))
         )
+
+    @property
+    def rule(self) -> str:
+        return (half_in_blocks((self.out_features, self.in_features)) or "") if self._halves else ""
+
+    @property
+    def _halves(self) -> bool:
+        return self.spec.format == "float16" and torch.backends.quantized.engine in ("x86", "fbgemm")
 
     def weight_tensors(self) -> dict[str, Tensor]:
         codes = self.values

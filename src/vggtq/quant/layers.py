@@ -12,6 +12,7 @@ from vggtq.quant.blocked_planes import PlanesLinear
 from vggtq.quant.blocked_rows import EmbeddingRowsLinear
 from vggtq.quant.blocked_wide import WideLinear
 from vggtq.quant.cpu_conv import OneDnnInt8Conv, Window, window_of
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.low_rank import LowRank
 from vggtq.quant.packed import PackedWeight
@@ -24,7 +25,7 @@ LOW_RANK = ("low_rank_down", "low_rank_up")  # buffers of a layer with a branch
 class QuantConv(nn.Module):
     """Conv2d or ConvTranspose2d; `rows` is the layer that holds its weight, one row per output channel.
 
-    On the CPU, 8-bit symmetric weights with dynamic activations are multiplied as integers; all else is weight-only: blocks of
+    On the CPU, 8-bit symmetric weights with rounded activations are multiplied as integers; all else is weight-only: blocks of
     output channels are dequantized and convolved in float, a grouped convolution at once. Elsewhere that is the reference.
     """
 
@@ -57,6 +58,21 @@ class QuantConv(nn.Module):
     @property
     def notes(self) -> tuple[str, ...]:
         return self.rows.notes
+
+    @property
+    def rule(self) -> str:
+        return ""  # a convolution has one backend
+
+    @property
+    def activations(self) -> Activations:
+        return self.rows.activations
+
+    @property
+    def input_range(self) -> InputRange | None:
+        return self.rows.input_range
+
+    def set_input_range(self, numbers: InputRange) -> None:
+        self.rows.set_input_range(numbers)
 
     @property
     def spec(self) -> object:

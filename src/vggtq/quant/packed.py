@@ -13,6 +13,7 @@ from vggtq.errors import QuantizationError
 from vggtq.quant.clipping import clipped_parameters, half_quadratic_parameters
 from vggtq.quant.float8 import to_float8, weight_scales
 from vggtq.quant.gptq import error_spread, gptq_codes
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.low_rank import LowRank
 from vggtq.quant.packing import pack, unpack
 from vggtq.quant.rounding import block_of, dequantize, quantization_parameters, round_to_codes, row_blocks
@@ -29,7 +30,8 @@ class PackedWeight:
     codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16/float8_e4m3fn for float formats.
     scale: (1, 1), (R, 1) or (R, groups), zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored
     with +2^(bits-1).
-    transform: what the layer's inputs go through first, because the weight was rounded in another basis.
+    transform: what the layer's inputs go through first, because the weight was rounded in another basis. input_range: what they
+    are rounded with then, where activations are static and that is known already.
     low_rank: what is added to the product, in that basis too; none of the tensors here.
     signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
@@ -45,6 +47,7 @@ class PackedWeight:
     identity: int = field(default_factory=itertools.count().__next__)
     transform: InputTransform = field(default_factory=InputTransform)
     low_rank: LowRank | None = None
+    input_range: InputRange | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -199,6 +202,6 @@ def _power(exact: Tensor, rounded: Tensor) -> tuple[float, float]:
 
 def _squares(values: Tensor) -> float:
     flat = values.flatten()
-    total = float(flat @ flat)
+    total = float(flat.square().sum())  # a dot product depends on where in memory its inputs start
     # Squares of very large or very small float32 numbers leave its range; float64 takes three times as long.
     return total if 1e-30 < total < 1e30 or not flat.any() else float(flat.double().square().sum())

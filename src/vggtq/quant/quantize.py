@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from vggtq.errors import QuantizationError
 from vggtq.quant.backends import quantized_linear
 from vggtq.quant.calibration import Calibrate, Observer
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, TransformedLinear, weight_rows
 from vggtq.quant.linear import QuantLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.recipe import Recipe, norms_before
 from vggtq.quant.scheme import Activations, Scheme, Weights
 from vggtq.quant.select import KeptLayer, WeightOf, layer_weights, named_weights, select_layers
+from vggtq.quant.static_ranges import set_input_ranges_
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class QuantizedLayer:
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
     rank: int = 0  # of the branch in half precision beside it
+    rule: str = ""  # why this backend, where another one computes the same numbers
+    input_range: tuple[float, float] | None = None  # what static activations are rounded within
 
 
 @dataclass
@@ -90,9 +94,17 @@ def quantize_(
 
     make = partial(_replacement, linear, scheme.activations, result)
     _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
+    if scheme.activations.mode == "static" and calibrate is not None:
+        _find_ranges_(model, result, calibrate)
     result.seconds = time.perf_counter() - started
-    result.calibration_passes = observer.passes if observer else 0
+    result.calibration_passes += observer.passes if observer else 0
     return result
+
+
+def _find_ranges_(model: nn.Module, result: Quantization, calibrate: Calibrate) -> None:
+    ranges = set_input_ranges_(model, calibrate)
+    result.layers = [_with_range(layer, ranges.get(layer.name)) for layer in result.layers]
+    result.calibration_passes += 1
 
 
 def _observer(
@@ -104,6 +116,8 @@ def _observer(
         raise QuantizationError(
             f"scheme {scheme.name} looks at the inputs of layers; pass calibrate=, a function that runs the model on samples"
         )
+    if not scheme.needs_statistics:
+        return None
     return Observer(model, [weight.name for own in modules for weight in own], calibrate)
 
 
@@ -247,6 +261,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
     input_scale = packed.transform.scale
     scale_bytes = 0 if input_scale is None else input_scale.numel() * input_scale.element_size()
     branch, branch_bytes = packed.low_rank, 0 if packed.low_rank is None else packed.low_rank.stored_bytes
+    range_bytes = 0 if layer.input_range is None else InputRange.BYTES
     return QuantizedLayer(
         name=weight.name,
         type=type(weight.module).__name__,
@@ -255,7 +270,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         activation_bits=layer.activation_bits,
         backend=layer.backend,
         simulated=layer.simulated,
-        stored_bytes=packed.stored_bytes + scale_bytes + branch_bytes + bias_bytes,
+        stored_bytes=packed.stored_bytes + scale_bytes + range_bytes + branch_bytes + bias_bytes,
         resident_bytes=layer.resident_bytes() + scale_bytes + branch_bytes,
         float32_bytes=4 * (weight.parameter.numel() + biases),
         weight_sqnr_db=packed.sqnr_db,
@@ -263,4 +278,14 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
         rank=0 if branch is None else len(branch.down),
+        rule=layer.rule,
+        input_range=None if layer.input_range is None else layer.input_range.ends,
     )
+
+
+def _with_range(layer: QuantizedLayer, known: InputRange | None) -> QuantizedLayer:
+    """What became of a layer whose input range was found after its weight."""
+    if known is None:
+        return layer
+    stored, resident = layer.stored_bytes + InputRange.BYTES, layer.resident_bytes + InputRange.BYTES
+    return replace(layer, stored_bytes=stored, resident_bytes=resident, input_range=known.ends)

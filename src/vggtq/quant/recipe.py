@@ -34,7 +34,7 @@ class Recipe:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
         scheme = self._scheme
         statistics = self._observer.take(name) if self._observer else None
-        if scheme.needs_calibration and statistics is None:
+        if scheme.needs_statistics and statistics is None:
             note = "rounded to nearest: only linear layers are calibrated"
             return _noted(pack_weight(rows, spec), note)
         transform = self._transform(name, rows, spec, statistics)
@@ -70,6 +70,10 @@ class Recipe:
             scale = sinkhorn_scale(rows)
         if wanted.scale == "smooth" and statistics is not None:
             scale = smooth_scale(rows, statistics, wanted.alpha)
+        if self._scheme.scales_channels and statistics is not None:
+            scale = smooth_scale(
+                rows, statistics, alpha=1.0
+            )  # inputs alone: every channel reaches as far as all others
         if wanted.scale == "awq" and statistics is not None:
             scale = awq_scale(rows, statistics, self._round_trip(spec))
         return InputTransform(scale, rotation)

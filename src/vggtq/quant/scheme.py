@@ -6,21 +6,16 @@ that a configuration which cannot work is refused before torch is even loaded.
 
 from dataclasses import dataclass, field, replace
 
-from vggtq.errors import ConfigError, did_you_mean
+from vggtq.errors import ConfigError
+from vggtq.quant.numbers import FLOAT8, Activations, as_yaml, check_choice
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
-FLOAT8 = "float8_e4m3"
 FORMATS = ("int", FLOAT8, *FLOAT_BITS)
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 SCALES = ("none", "smooth", "awq", "sinkhorn")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
-
-
-def _check_choice(key: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigError(f"{key}={value} is not one of {', '.join(options)}{did_you_mean(value, options)}")
 
 
 def check_int_bits(key: str, bits: int) -> None:
@@ -50,9 +45,9 @@ class Weights:
     scale_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.weights.format", self.format, FORMATS)
-        _check_choice("granularity", self.granularity, GRANULARITIES)
-        _check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
+        check_choice("scheme.weights.format", self.format, FORMATS)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+        check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
         if self.format == "int":
             self._check_integer()
         elif self.format == FLOAT8:
@@ -68,12 +63,12 @@ class Weights:
             )
         if self.granularity not in ("per_tensor", "per_channel") or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have a scale per "
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have a scale per "
                 f"channel or per tensor; use granularity=per_channel group_size=null, or an integer scheme"
             )
         if self.scale_dtype != "float32" or not self.symmetric:
             raise ConfigError(
-                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={_yaml(self.symmetric)}: "
+                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={as_yaml(self.symmetric)}: "
                 f"{self.format} weights have float32 scales and no zero points; leave both out"
             )
 
@@ -86,7 +81,7 @@ class Weights:
             )
         if self.granularity != "none" or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have no scales; "
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have no scales; "
                 f"leave both out, or choose an integer scheme"
             )
 
@@ -126,25 +121,6 @@ class Weights:
 
 
 @dataclass
-class Activations:
-    """Numbers that a layer's input is rounded to: `none` (float) or `dynamic` (one scale per token, found at run time)."""
-
-    mode: str = "none"
-    bits: int = 8
-    format: str = "int"
-
-    def __post_init__(self) -> None:
-        _check_choice("scheme.activations.mode", self.mode, ("none", "dynamic"))
-        _check_choice("scheme.activations.format", self.format, ("int", FLOAT8))
-        if self.format == FLOAT8 and self.bits != 8:
-            raise ConfigError(
-                f"scheme.activations.bits={self.bits}: {self.format} activations have 8 bits; use 8"
-            )
-        if not 2 <= self.bits <= 8:
-            raise ConfigError(f"scheme.activations.bits={self.bits}: activations have 2 to 8 bits; try 8")
-
-
-@dataclass
 class Layers:
     """Which layers: fnmatch patterns on full dotted names, and module types.
 
@@ -162,7 +138,7 @@ class Layers:
                 f"scheme.layers.types=[]: name at least one of {', '.join(LAYER_TYPES)}; for no quantization use scheme=fp32"
             )
         for name in self.types:
-            _check_choice("scheme.layers.types", name, LAYER_TYPES)
+            check_choice("scheme.layers.types", name, LAYER_TYPES)
 
 
 @dataclass
@@ -194,7 +170,7 @@ class Rounding:
     damping: float = 0.01  # gptq: of the mean power, added to every input's
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.rounding.method", self.method, ROUNDINGS)
+        check_choice("scheme.rounding.method", self.method, ROUNDINGS)
         if not 0 < self.damping < 10:
             raise ConfigError(f"scheme.rounding.damping={self.damping}: use a positive number; 0.01 is usual")
 
@@ -211,7 +187,7 @@ class Transform:
     hadamard: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.transform.scale", self.scale, SCALES)
+        check_choice("scheme.transform.scale", self.scale, SCALES)
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
@@ -269,6 +245,11 @@ class Scheme:
                 f"scheme.mixed.sensitive={self.mixed.sensitive} with {self.weights.format} weights: "
                 f"bits per layer need integer weights; use scheme=mixed_precision"
             )
+        if self.scales_channels and self.transform.scale != "none":
+            raise ConfigError(
+                f"scheme.activations.granularity=per_channel with scheme.transform.scale={self.transform.scale}: "
+                f"both scale input channels; set scheme.transform.scale=none, or granularity=per_tensor"
+            )
         if self.mixed.normal_bits is not None and not self.mixed.sensitive:
             raise ConfigError(
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
@@ -278,21 +259,32 @@ class Scheme:
     @property
     def transforms(self) -> bool:
         """Whether weights are rounded in another basis."""
-        return self.transform.scale != "none" or self.transform.hadamard
+        return self.transform.scale != "none" or self.transform.hadamard or self.scales_channels
+
+    @property
+    def scales_channels(self) -> bool:
+        """Whether static activations have a scale per input channel, which is a basis of its own."""
+        return self.activations.granularity == "per_channel"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether weights are rounded by statistics of the inputs of their layers."""
+        return (
+            self.rounding.method == "gptq"
+            or self.transform.scale in ("smooth", "awq")
+            or self.scales_channels
+        )
 
     @property
     def needs_calibration(self) -> bool:
         """Whether the recipe looks at the inputs of layers."""
-        return self.rounding.method == "gptq" or self.transform.scale in ("smooth", "awq")
+        return self.needs_statistics or self.activations.mode == "static"
 
     @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return " ".join(_label_parts(self))
-
-
-def _yaml(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        inputs = self.activations.label
+        return " ".join(_label_parts(self)) + (f", {inputs}" if inputs else "")
 
 
 def _label_parts(scheme: Scheme) -> list[str]:
@@ -307,7 +299,7 @@ def _label_parts(scheme: Scheme) -> list[str]:
         bits, mixed = f"{scheme.mixed.normal_bits or weights.bits}/{scheme.mixed.sensitive_bits}", "mixed "
     parts = [f"{mixed}INT{bits}"]
     if scheme.activations.mode != "none":
-        parts = [f"{mixed}W{bits}A{scheme.activations.bits} dynamic"]
+        parts = [f"{mixed}W{bits}A{scheme.activations.bits} {scheme.activations.mode}"]
     if weights.granularity == "group":
         parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
     else:
