@@ -41,6 +41,7 @@ KEYS = (
         "backends",
         "simulated",
         "fidelity",
+        "fidelity_scenes",
         "geometry",
     ),
     *("size", "latency", "memory", "picture", "preview", "artifact", "notes"),

@@ -76,7 +76,15 @@ def _recipe(scheme: "Scheme") -> list[str]:
 
 
 def _methods(scheme: "Scheme") -> list[str]:
-    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
+    names = {
+        "mse": "MSE",
+        "hqq": "HQQ",
+        "gptq": "GPTQ",
+        "smooth": "SmoothQuant",
+        "awq": "AWQ",
+        "sinkhorn": "SINQ",
+    }
     methods = (scheme.transform.scale, scheme.rounding.method)
     labels = [names[method] for method in methods if method in names]
-    return [*labels, "Hadamard"] if scheme.transform.hadamard else labels
+    labels += ["Hadamard"] * scheme.transform.hadamard
+    return [*labels, f"rank {scheme.compensation.rank}"] if scheme.compensation.rank else labels
