@@ -35,6 +35,7 @@ KEYS = (
         "dataset",
         "baseline",
         "layers",
+        "fused",
         "kept",
         "calibration",
         "allocation",

@@ -7,6 +7,8 @@ from vggtq.quant.numbers import FLOAT4, FLOAT8
 if TYPE_CHECKING:
     from vggtq.quant.scheme import Scheme
 
+_FLOATS = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
+
 
 def label_of(scheme: "Scheme") -> str:
     """What one scheme is called."""
@@ -19,8 +21,9 @@ def family_of(scheme: "Scheme") -> str:
 
 
 def _called(scheme: "Scheme", widths: str) -> str:
-    inputs = scheme.activations.label
-    return " ".join([_numbers(scheme, widths), *_recipe(scheme)]) + (f", {inputs}" if inputs else "")
+    attention = "" if scheme.attention == "float32" else f"attention {_FLOATS[scheme.attention]}"
+    parts = (" ".join([_numbers(scheme, widths), *_recipe(scheme)]), scheme.activations.label, attention)
+    return ", ".join(part for part in parts if part)
 
 
 def _widths(scheme: "Scheme") -> str:
@@ -43,7 +46,7 @@ def _numbers(scheme: "Scheme", widths: str) -> str:
     if weights.format in FLOAT4:
         return weights.format.upper() + (" W4A4" if scheme.activations.mode != "none" else "")
     if weights.is_float:
-        return {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]
+        return _FLOATS[weights.format]
     inputs = scheme.activations
     rounded = f"A{inputs.bits} {inputs.mode}" if inputs.mode != "none" else ""
     if mixed.candidates:

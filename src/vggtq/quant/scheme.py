@@ -17,6 +17,7 @@ BLOCK_SCALES = {MXFP4: "float8_e8m0", NVFP4: "float8_e4m3"}
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 SCALES = ("none", "smooth", "awq", "sinkhorn")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
+ATTENTIONS = tuple(FLOAT_BITS)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
 
 
@@ -211,7 +212,10 @@ class Compensation:
 
 @dataclass
 class Scheme:
-    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations."""
+    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations.
+
+    attention: the dtype in which scaled dot products run where the model lets it be chosen; float32 leaves them alone.
+    """
 
     name: str = "int8_symmetric"
     weights: Weights = field(default_factory=Weights)
@@ -221,8 +225,10 @@ class Scheme:
     rounding: Rounding = field(default_factory=Rounding)
     transform: Transform = field(default_factory=Transform)
     compensation: Compensation = field(default_factory=Compensation)
+    attention: str = "float32"
 
     def __post_init__(self) -> None:
+        check_choice("scheme.attention", self.attention, ATTENTIONS)
         self._check_methods()
         # Both sides of a product have one format; 16-bit weights are multiplied with float inputs.
         if self.activations.mode != "none" and self.activations.format != self.weights.format:
