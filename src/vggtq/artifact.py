@@ -63,7 +63,8 @@ class LayerEntry:
         assert codes is not None
         transform = InputTransform(tensors.get("input_scale"), self.rotation)
         numbers = (self.weights, self.columns, signal, noise, self.notes)
-        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform)
+        whole = tensors.get("tensor_scale")
+        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform, tensor_scale=whole)
 
 
 @dataclass(frozen=True)

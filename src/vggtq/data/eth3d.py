@@ -18,6 +18,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # Ctrl-C while the libraries below are imported, which takes seconds
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -32,6 +33,9 @@ from vggtq.data.preprocess import check_options, preprocess
 from vggtq.data.scene import GroundTruth, ImageFile, Scene
 from vggtq.data.select import check_selection, count, natural_key, select
 from vggtq.errors import ConfigError, DataError, VggtqError, did_you_mean
+
+if TYPE_CHECKING:
+    from vggtq.data.sequences import ETH3DSequences
 
 SCENES = (
     *("courtyard", "delivery_area", "electro", "facade", "kicker", "meadow", "office", "pipes", "playground"),
@@ -123,6 +127,22 @@ class ETH3D:
         if self.use_depth:
             files += DistortedDepth(folder, self.use_masks).files(names)
         return files
+
+    def available(self) -> int:
+        """How many images the scene has. Raises DataError."""
+        folder = Path(self.root).expanduser() / self.scene / "dslr_calibration_undistorted"
+        return len(read_images(folder / "images.txt", read_cameras(folder / "cameras.txt")))
+
+    def calibration(self, count: int, frames: int, seed: int) -> "ETH3DSequences":
+        """Sequences of other scenes."""
+        from vggtq.data.sequences import ETH3DSequences
+
+        size: dict[str, Any] = {
+            "image_size": self.image_size,
+            "mode": self.mode,
+            "patch_size": self.patch_size,
+        }
+        return ETH3DSequences(self.name, self.root, self.scene, count, frames, seed, **size)
 
     def _registered(self, calibration: Path) -> tuple[list[ColmapImage], list[ColmapCamera]]:
         """The selected frames in natural order, and the camera of each."""

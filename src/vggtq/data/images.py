@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from vggtq.data.preprocess import FrameTransform, check_options, preprocess
 from vggtq.data.scene import GroundTruth, ImageFile, Scene
 from vggtq.data.select import check_selection, count, natural_key, select
 from vggtq.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from vggtq.data.sequences import ImageSequences
 
 log = logging.getLogger(__name__)
 
@@ -85,16 +89,36 @@ class ImageFolder:
 
     def _chosen(self, notes: list[str]) -> tuple[Path, CameraList | None, list[tuple[Path, Camera | None]]]:
         """The folder, its list of cameras, and the selected images, each with its camera."""
+        root = self.root()
+        listed = _cameras_of(root, notes)
+        found = _listed(root, listed, notes)
+        return root, listed, select(found, self.start, self.stride, self.max_images, self.path)
+
+    def root(self) -> Path:
+        """The folder, or the single image. Raises DataError where there is none."""
         root = Path(self.path).expanduser()
         if not root.exists():
             raise DataError(f"dataset.path={self.path} does not exist; name the folder with your images")
-        listed = _cameras_of(root, notes)
-        if listed is None:
-            paths = [root] if root.is_file() else find_images(root, notes)
-            found: list[tuple[Path, Camera | None]] = [(path, None) for path in paths]
-        else:
-            found = [(root / camera.image, camera) for camera in listed.cameras]
-        return root, listed, select(found, self.start, self.stride, self.max_images, self.path)
+        return root
+
+    def split(self) -> tuple[list[Path], list[Path]]:
+        """All images in order: those that `scenes` takes, and the others."""
+        root = self.root()
+        notes: list[str] = []
+        paths = [path for path, _ in _listed(root, _cameras_of(root, notes), notes)]
+        taken = select(paths, self.start, self.stride, self.max_images, self.path)
+        return taken, [path for path in paths if path not in set(taken)]
+
+    def calibration(self, count: int, frames: int, seed: int) -> "ImageSequences":
+        """Its images that are not evaluated, as sequences."""
+        from vggtq.data.sequences import ImageSequences
+
+        size: dict[str, Any] = {
+            "image_size": self.image_size,
+            "mode": self.mode,
+            "patch_size": self.patch_size,
+        }
+        return ImageSequences(self.name, self.path, count, frames, seed, without=self, **size)
 
 
 def find_images(root: Path, notes: list[str]) -> list[Path]:
@@ -162,6 +186,13 @@ def _cameras_of(root: Path, notes: list[str]) -> CameraList | None:
     if listed is None:
         notes.append("cameras.json has no list of images in the documented format and was ignored")
     return listed
+
+
+def _listed(root: Path, listed: CameraList | None, notes: list[str]) -> list[tuple[Path, Camera | None]]:
+    if listed is not None:
+        return [(root / camera.image, camera) for camera in listed.cameras]
+    paths = [root] if root.is_file() else find_images(root, notes)
+    return [(path, None) for path in paths]
 
 
 def _check_present(paths: list[Path], root: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vggtq.quant.blocked_float4 import Float4Linear
 from vggtq.quant.blocked_linear import BlockedLinear
 from vggtq.quant.blocked_planes import PlanesLinear
 from vggtq.quant.blocked_rows import EmbeddingRowsLinear
@@ -115,7 +116,7 @@ def _conv_rows(
     shape, device = (packed.codes.shape[0], packed.columns), packed.codes.device
     if window is not None and OneDnnInt8Conv.supports(packed.spec, activations, shape, device):
         return OneDnnInt8Conv(packed, bias, activations, window)
-    layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, ReferenceLinear)
+    layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, Float4Linear, ReferenceLinear)
     layout = next(rows for rows in layouts if rows.supports(packed.spec, Activations(), shape, device))
     return layout(packed, bias, Activations())
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.errors import QuantizationError
-from vggtq.quant.calibration import Calibrate
+from vggtq.quant.calibration import Calibrate, show
 from vggtq.quant.input_range import InputRange
 from vggtq.quant.layers import QuantConv
 from vggtq.quant.linear import QuantLinear
@@ -38,7 +38,7 @@ def set_input_ranges_(model: nn.Module, calibrate: Calibrate) -> dict[str, Input
                     raise QuantizationError(f"{name}: {error}") from None
 
             stack.callback(layer.register_forward_pre_hook(hook).remove)
-        calibrate(model)
+        show(model, calibrate)
     ranges = {}
     for name, layer in layers.items():
         if observers[name].values == 0:
