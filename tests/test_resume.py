@@ -100,6 +100,15 @@ def test_images_count_by_content(tmp_path: Path, photos: Path) -> None:  # noqa:
     assert earlier(tiny(*overrides), tmp_path / "run") is None
 
 
+def test_calibration_images_are_inputs(tmp_path: Path, photos: Path) -> None:  # noqa: F811
+    overrides = ("dataset=images", f"dataset.path={photos}", "dataset.max_images=1", "scheme=gptq_w4a16")
+    overrides += ("calibration=dataset", "calibration.frames=1")
+    assert recorded(tmp_path / "run", *overrides)["inputs"]["files"] == 3
+    assert earlier(tiny(*overrides), tmp_path / "run") is not None
+    Image.fromarray(np.zeros((60, 80, 3), dtype=np.uint8)).save(photos / "2.png")
+    assert earlier(tiny(*overrides), tmp_path / "run") is None
+
+
 def test_weights_count_by_content(tmp_path: Path) -> None:
     source = tmp_path / "weights.safetensors"
     shutil.copy(source_code.PACKAGE / "models/weights/vggt_mini.safetensors", source)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vggtq.environment import cpu_name
 from vggtq.models.loading import LoadedModel
-from vggtq.source_code import digest_of, package_folders
+from vggtq.source_code import digest_of, package_digest
 from vggtq.tensor_cache import TensorCache
 
 # What tells oneDNN, MKL, ATen, cuBLAS and CUDA which instructions and which precision to use.

@@ -114,8 +114,8 @@ def _command(hydra_config: Any) -> str:
     overrides = [
         re.sub(r"^(\+?(?:bits|group_size)=)'([^']*)'$", r"\1\2", o) for o in hydra_config.overrides.task
     ]
-    if any("experiment=" in override for override in overrides):
-        overrides.append("hydra.mode=RUN")  # an experiment would start its sweep again
+    if any(re.match(r"\+(experiment|search)=", override) for override in overrides):
+        overrides.append("hydra.mode=RUN")  # it would start its sweep again
     return shlex.join(["python", "-m", "vggtq.run", *overrides])
 
 

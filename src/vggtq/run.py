@@ -108,7 +108,7 @@ def _explain_option(group: str, value: str) -> str:
 
 
 def _explain_key(key: str) -> str:
-    if key in ("experiment", "variant"):
+    if key in ("experiment", "search", "variant"):
         return f"{key}=… is added with a plus: +{key}={options(key)[0]}; choices: {', '.join(options(key))}"
     known = _keys(compose())
     near = did_you_mean(key, known)

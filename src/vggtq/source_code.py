@@ -15,6 +15,11 @@ def run_code() -> str:
     return digest_of(package_folders(WITHOUT_RUNS))[:12]
 
 
+def package_digest() -> str:
+    """SHA-256 over all source files of this package."""
+    return digest_of(package_folders())
+
+
 def package_folders(left_out: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The folders of this package that hold source, without subpackages that are left out."""
     folders = {path.parent for path in PACKAGE.rglob("*.py")}
