@@ -28,7 +28,7 @@ from vggtq.quant.allocate import MIB, Allocation, allocate
 from vggtq.quant.candidates import Candidates
 from vggtq.quant.scheme import Scheme
 from vggtq.quant.sensitivity import Sensitivities, exact_errors, jacobian_errors
-from vggtq.source_code import digest_of, package_folders
+from vggtq.source_code import package_digest
 from vggtq.tensor_cache import TensorCache
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def _identity(config: Config, model: LoadedModel, samples: Samples, code: str | 
         "sensitivity": config.scheme.mixed.sensitivity,
         "rest": config.rest,
         "samples": samples.sha256,
-        "code": [code, digest_of(package_folders())],
+        "code": [code, package_digest()],
         "machine": numeric_machine(next(iter(model.module.parameters())).device),
     }
 

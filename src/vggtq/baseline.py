@@ -75,7 +75,7 @@ class Baseline:
             }
 
         identity = self._of(images, images_sha256, name) | {
-            "package": digest_of(package_folders()),
+            "package": package_digest(),
             "allocator": _variables(("MALLOC_", "LD_PRELOAD", "PYTORCH_")),
         }
         found, cached = self.cache.get(identity, compute)

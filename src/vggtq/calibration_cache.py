@@ -18,7 +18,7 @@ from vggtq.baseline import code_digest, numeric_machine
 from vggtq.models.loading import LoadedModel
 from vggtq.quant.calibration import Group, InputStatistics, Statistics
 from vggtq.quant.scheme import Scheme
-from vggtq.source_code import digest_of, package_folders
+from vggtq.source_code import package_digest
 from vggtq.tensor_cache import TensorCache
 
 VECTORS = ("mean_abs", "largest", "special", "ordinary")
@@ -39,7 +39,7 @@ class CalibrationCache:
             "fingerprint": model.weights.fingerprint,
             "settings": hashlib.sha256(settings.encode()).hexdigest(),
             "samples": samples_sha256,
-            "code": [code, digest_of(package_folders())],
+            "code": [code, package_digest()],
         }
 
     @property

@@ -111,6 +111,12 @@ class ETH3DSequences:
         return [scene for scene in SCENES if scene.split("_")[0] != self.evaluated.split("_")[0]]
 
 
+def _windows(paths: list[Path], frames: int, count: int, seed: int) -> Iterator[list[Path]]:
+    windows = _cut(paths, frames)
+    for index in _order(len(windows), seed)[:count]:
+        yield windows[index]
+
+
 def _cut(items: list[Any], frames: int) -> list[list[Any]]:
     """Neighbours together; what does not fill the last sequence is left out, unless there is no other."""
     return [items[i : i + frames] for i in range(0, max(1, len(items) - frames + 1), frames)]
