@@ -27,13 +27,12 @@ TINY = [
     "model.architecture.camera_head={trunk_depth:1,num_heads:4}",
     "model.architecture.dpt={features:16,out_channels:[8,8,16,16],intermediate_layer_idx:[0,1,2,3]}",
 ]
+NO_CACHES = ("baseline_cache=null", "sensitivity_cache=null")
 OUTPUTS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")
 
 
 def tiny(*overrides: str) -> DictConfig:
-    return compose(
-        [*TINY, "timing=off", "picture_frames=0", "baseline_cache=null", "fresh_memory=false", *overrides]
-    )
+    return compose([*TINY, "timing=off", "picture_frames=0", *NO_CACHES, "fresh_memory=false", *overrides])
 
 
 def recorded(folder: Path, *overrides: str) -> dict[str, Any]:

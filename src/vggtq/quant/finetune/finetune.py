@@ -114,13 +114,14 @@ def _exchange_(model: nn.Module, result: Quantization, linear: LinearFactory) ->
 def _describe_(result: Quantization, layers: Mapping[str, tuple[PackedWeight, QuantLinear]]) -> None:
     for index, entry in enumerate(result.layers):
         packed, layer = layers[entry.name]
-        scale = packed.transform.scale
-        scale_bytes = 0 if scale is None else scale.numel() * scale.element_size()
+        scale, branch = packed.transform.scale, packed.low_rank
+        beside = 0 if scale is None else scale.numel() * scale.element_size()
+        beside += 0 if branch is None else branch.stored_bytes
         result.layers[index] = replace(
             entry,
             backend=layer.backend,
             simulated=layer.simulated,
-            resident_bytes=layer.resident_bytes() + scale_bytes,
+            resident_bytes=layer.resident_bytes() + beside,
             weight_sqnr_db=packed.sqnr_db,
             notes=packed.notes + layer.notes,
             rule=layer.rule,

@@ -53,7 +53,7 @@ class LearnedWeight(nn.Module):
         packed = pack_weight(
             self.latent, old.spec, parameters=(self.scale().to(old.scale.dtype), old.zero_point)
         )
-        return replace(packed, transform=old.transform, notes=old.notes)
+        return replace(packed, transform=old.transform, low_rank=old.low_rank, notes=old.notes)
 
 
 def nearest_with_same_codes(packed: PackedWeight) -> Tensor:
