@@ -224,7 +224,7 @@ def test_one_pass_finds_the_range_of_every_layer(observer: str, symmetric: bool)
 )
 def test_ranges_are_those_of_transformed_inputs(transform: Transform) -> None:
     torch.manual_seed(0)
-    model = Norms()
+    model = Norms().requires_grad_(False)
     x = torch.randn(3, 10, 64)
     scheme = Scheme(activations=static(), transform=transform, layers=WHOLE)
     quantize_(model, scheme, calibrate=lambda m: m(x))

@@ -23,6 +23,7 @@ from vggtq import __version__
 from vggtq.artifact_layout import PACKED, RANGE, check_layout
 from vggtq.errors import VggtqError, WeightsError
 from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_digest
+from vggtq.models.fused import fuse_
 from vggtq.models.loading import LoadedModel, model_of
 from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import describe
@@ -63,7 +64,8 @@ class LayerEntry:
         assert codes is not None
         transform = InputTransform(tensors.get("input_scale"), self.rotation)
         numbers = (self.weights, self.columns, signal, noise, self.notes)
-        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform)
+        whole = tensors.get("tensor_scale")
+        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform, tensor_scale=whole)
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> QuantizedModel
         raise WeightsError(
             f"{path.name}: describes a network that cannot be built ({describe(error)})"
         ) from error
-    return QuantizedModel(
-        *(skeleton.eval(), header.weights),
-        header=header,
-        quantization=_fill(skeleton, path, header, target),
-    )
+    quantization = _fill(skeleton, path, header, target)
+    fuse_(skeleton, quantization)
+    return QuantizedModel(*(skeleton.eval(), header.weights), header=header, quantization=quantization)
 
 
 def load_into_(module: nn.Module, path: Path | str, device: torch.device | str = "cpu") -> Quantization:
@@ -199,6 +199,7 @@ def _fill(skeleton: nn.Module, path: Path, header: Header, device: torch.device)
             weights.packed,
             header.scheme.activations,
             lambda parameter: _as_float32(tensors.get(names[id(parameter)])),
+            header.scheme.attention,
         )
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, VggtqError) as error:
         raise WeightsError(

@@ -8,7 +8,13 @@ from vggtq.errors import QuantizationError, WeightsError
 from vggtq.quant.layers import weight_rows
 from vggtq.quant.select import named_weights
 
-PACKED = ("codes", "scale", "zero_point", "input_scale")  # what a quantized layer may consist of
+PACKED = (
+    "codes",
+    "scale",
+    "zero_point",
+    "tensor_scale",
+    "input_scale",
+)  # what a quantized layer may consist of
 RANGE = ("activation_scale", "activation_zero_point")  # its own even where layers share their weight
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 

@@ -85,6 +85,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     from vggtq.calibration_data import Samples
     from vggtq.comparison import Comparison, timed
     from vggtq.fresh_memory import compare_memory
+    from vggtq.models.fused import fuse_
     from vggtq.models.loading import share_parameters
     from vggtq.quant.quantize import quantize_
     from vggtq.quant.rest import round_rest_
@@ -117,6 +118,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
         inputs, cache = samples.prepare(config, model) if samples else (None, None)
         quantization = quantize_(twin, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
         round_rest_(twin, config.rest)
+        fuse_(twin, quantization)
     record |= describe_layers(quantization)
     record["calibration"] = samples.describe(quantization) if samples else None
     record["size"] = describe_size(model.module, twin, quantization, config.rest)

@@ -34,6 +34,7 @@ KEYS = (
         "dataset",
         "baseline",
         "layers",
+        "fused",
         "kept",
         "calibration",
         "allocation",

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vggtq.quant.blocked_float4 import Float4Linear
 from vggtq.quant.blocked_planes import PlanesLinear
 from vggtq.quant.blocked_rows import EmbeddingRowsLinear
 from vggtq.quant.blocked_wide import WideLinear
@@ -26,6 +27,7 @@ LINEAR_BACKENDS: tuple[type[QuantLinear], ...] = (
     EmbeddingRowsLinear,
     PlanesLinear,
     WideLinear,
+    Float4Linear,
     ReferenceLinear,
 )
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from vggtq.quant.blocked_linear import BlockedLinear, named_tensors, one_scale_per_row, scale_
 from vggtq.quant.cpu_rules import half_in_blocks
+from vggtq.quant.numbers import FLOAT4
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.rounding import block_of
 from vggtq.quant.scheme import Activations, Weights
@@ -35,6 +36,7 @@ class WideLinear(BlockedLinear):
         return (
             device.type == "cpu"
             and activations.mode == "none"
+            and spec.format not in FLOAT4
             and (spec.format != "int" or spec.bits in (8, 16))
         )
 

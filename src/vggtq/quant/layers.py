@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vggtq.attention import attend
+from vggtq.quant.blocked_float4 import Float4Linear
 from vggtq.quant.blocked_linear import BlockedLinear
 from vggtq.quant.blocked_planes import PlanesLinear
 from vggtq.quant.blocked_rows import EmbeddingRowsLinear
@@ -115,7 +117,7 @@ def _conv_rows(
     shape, device = (packed.codes.shape[0], packed.columns), packed.codes.device
     if window is not None and OneDnnInt8Conv.supports(packed.spec, activations, shape, device):
         return OneDnnInt8Conv(packed, bias, activations, window)
-    layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, ReferenceLinear)
+    layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, Float4Linear, ReferenceLinear)
     layout = next(rows for rows in layouts if rows.supports(packed.spec, Activations(), shape, device))
     return layout(packed, bias, Activations())
 
@@ -148,6 +150,8 @@ class TransformedLinear(nn.Module):
 class QuantMultiheadAttention(nn.Module):
     """nn.MultiheadAttention whose input and output projections are quantized linears; attention itself stays in float."""
 
+    attention_dtype: torch.dtype | None = None
+
     def __init__(self, attention: nn.MultiheadAttention, in_proj: QuantLinear, out_proj: QuantLinear) -> None:
         super().__init__()
         self.num_heads, self.batch_first = attention.num_heads, attention.batch_first
@@ -177,7 +181,7 @@ class QuantMultiheadAttention(nn.Module):
         )
         q, k, v = (self._heads(t) for t in self._project(*inputs))
         mask = _additive_mask(attn_mask, key_padding_mask, self.num_heads, q)
-        out = self.out_proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        out = self.out_proj(attend(q, k, v, self.attention_dtype, mask).transpose(1, 2).flatten(2))
         maps = _attention_maps(q, k, mask) if need_weights else None
         if maps is not None and average_attn_weights:
             maps = maps.mean(1)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggtq.quant.activations import fake_quantize
+from vggtq.quant.float4 import fake_quantize_float4
 from vggtq.quant.float8 import fake_quantize_float8
 from vggtq.quant.input_range import InputRange
+from vggtq.quant.numbers import FLOAT4
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import FLOAT8, Activations, Weights
 
@@ -114,7 +116,7 @@ class ReferenceLinear(QuantLinear):
 
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
         super().__init__(packed, bias, activations)
-        for name in ("codes", "scale", "zero_point"):
+        for name in ("codes", "scale", "zero_point", "tensor_scale"):
             self.register_buffer(name, getattr(packed, name))
 
     @staticmethod
@@ -132,9 +134,8 @@ class ReferenceLinear(QuantLinear):
 
     def _packed(self) -> PackedWeight:
         codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
-        return PackedWeight(
-            codes, scale, self.get_buffer("zero_point"), self.spec, self.in_features, 0.0, 0.0
-        )
+        numbers = (self.get_buffer("zero_point"), self.spec, self.in_features, 0.0, 0.0)
+        return PackedWeight(codes, scale, *numbers, tensor_scale=self.get_buffer("tensor_scale"))
 
     def rounded_inputs(self, rows: Tensor) -> Tensor:
         """rows (T, in) rounded to the activations' numbers and brought back."""
@@ -142,6 +143,8 @@ class ReferenceLinear(QuantLinear):
             return rows
         if self.activations.format == FLOAT8:
             return fake_quantize_float8(rows)
+        if self.activations.format in FLOAT4:
+            return fake_quantize_float4(rows, self.activations.format)
         if self.activations.mode == "dynamic":
             return fake_quantize(rows, self.activations)
         known = self.input_range

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from vggtq.errors import ConfigError, did_you_mean
 
-FLOAT8 = "float8_e4m3"
+FLOAT8, MXFP4, NVFP4 = "float8_e4m3", "mxfp4", "nvfp4"
+FLOAT4 = (MXFP4, NVFP4)
+BLOCKS = {MXFP4: 32, NVFP4: 16}  # inputs of a row that share a scale
+FLOAT_INPUT_BITS = {FLOAT8: 8, MXFP4: 4, NVFP4: 4}
 OBSERVERS = ("minmax", "percentile", "mse")
 ACTIVATION_GRANULARITIES = {"dynamic": ("per_token", "per_tensor"), "static": ("per_tensor", "per_channel")}
 PERCENTILE = 99.99
@@ -31,7 +34,8 @@ class Activations:
     none: float. dynamic: scales are found at run time, one per token (the default) or one for all that a call sees. static:
     one scale per tensor, found on calibration data before (`vggtq.quant.observers`); per_channel divides every input channel by
     its own largest value first, which the weight makes up for, so that integer products still have one scale. Asymmetric
-    numbers have a zero point from minimum and maximum, which pays where inputs are one-sided, as after GELU.
+    numbers have a zero point from minimum and maximum, which pays where inputs are one-sided, as after GELU. Floats are
+    dynamic: float8_e4m3 with a scale per token, mxfp4 and nvfp4 in blocks.
     """
 
     mode: str = "none"
@@ -44,24 +48,26 @@ class Activations:
 
     def __post_init__(self) -> None:
         check_choice("scheme.activations.mode", self.mode, ("none", "dynamic", "static"))
-        check_choice("scheme.activations.format", self.format, ("int", FLOAT8))
+        check_choice("scheme.activations.format", self.format, ("int", *FLOAT_INPUT_BITS))
         check_choice("scheme.activations.observer", self.observer, OBSERVERS)
-        if self.format == FLOAT8:
-            self._check_float8()
+        if self.format != "int":
+            self._check_float()
         if not 2 <= self.bits <= 8:
             raise ConfigError(f"scheme.activations.bits={self.bits}: activations have 2 to 8 bits; try 8")
         self._check_granularity()
         self._check_observer()
 
-    def _check_float8(self) -> None:
-        if self.bits != 8:
+    def _check_float(self) -> None:
+        bits = FLOAT_INPUT_BITS[self.format]
+        if self.bits != bits:
             raise ConfigError(
-                f"scheme.activations.bits={self.bits}: {self.format} activations have 8 bits; use 8"
+                f"scheme.activations.bits={self.bits}: {self.format} activations have {bits} bits; use {bits}"
             )
-        if self.mode == "static" or not self.symmetric or self.scale_granularity == "per_tensor":
+        own = "token" if self.format == FLOAT8 else "block"
+        if self.mode == "static" or not self.symmetric or self.granularity not in (None, f"per_{own}"):
             raise ConfigError(
                 f"scheme.activations.mode={self.mode} granularity={as_yaml(self.granularity)} "
-                f"symmetric={as_yaml(self.symmetric)}: {self.format} activations have a scale per token and no zero point; "
+                f"symmetric={as_yaml(self.symmetric)}: {self.format} activations have a scale per {own} and no zero point; "
                 f"use mode=dynamic granularity=null symmetric=true"
             )
 
@@ -72,6 +78,8 @@ class Activations:
                     f"scheme.activations.granularity={as_yaml(self.granularity)} symmetric={as_yaml(self.symmetric)} with "
                     f"mode=none: float activations are not rounded; set scheme.activations.mode=dynamic or static"
                 )
+            return
+        if self.format in FLOAT4:
             return
         options = ACTIVATION_GRANULARITIES[self.mode]
         if self.granularity is not None and self.granularity not in options:
@@ -105,6 +113,8 @@ class Activations:
         """What shares a scale, None for float activations."""
         if self.mode == "none" or self.granularity is not None:
             return self.granularity
+        if self.format in FLOAT4:
+            return "per_block"
         return ACTIVATION_GRANULARITIES[self.mode][0]
 
     @property
@@ -116,7 +126,7 @@ class Activations:
     def label(self) -> str:
         """What a scheme's label says of inputs, e.g. `inputs per-tensor asymmetric MSE`; empty for those per token."""
         granularity = self.scale_granularity
-        if granularity is None or self.per_token:
+        if granularity is None or self.per_token or self.format in FLOAT4:
             return ""
         parts = ["inputs", granularity.replace("_", "-")]
         if not self.symmetric:

@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from vggtq.attention import set_attention_
 from vggtq.errors import QuantizationError
 from vggtq.quant.backends import quantized_linear
 from vggtq.quant.calibration import Calibrate, Observer, StatisticsCache
@@ -55,6 +56,8 @@ class Quantization:
     calibration_passes: int = 0  # of the whole model
     calibration_groups: int = 0  # layers that were observed together
     calibration_seconds: float = 0.0  # of `seconds`, spent on running the model
+    # norms and MLPs that round their outputs (`vggtq.quant.cuda_fuse`)
+    fused: list[str] = field(default_factory=list)
 
 
 Fetch = Callable[[Tensor], Tensor]
@@ -100,6 +103,7 @@ def quantize_(
 
     make = partial(_replacement, linear, scheme.activations, result)
     _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
+    _choose_attention_(model, scheme.attention, result)
     result.layers = [
         replace(layer, special_ratio=recipe.special_ratios.get(layer.name))
         for layer in sorted(result.layers, key=lambda layer: names.index(layer.name))
@@ -111,6 +115,12 @@ def quantize_(
         _find_ranges_(model, result, calibrate)
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _choose_attention_(model: nn.Module, attention: str, result: Quantization) -> None:
+    modules = set_attention_(model, attention)
+    if attention != "float32":
+        result.notes.append(f"scaled dot products of {modules} attention modules run in {attention}")
 
 
 def _find_ranges_(model: nn.Module, result: Quantization, calibrate: Calibrate) -> None:
@@ -153,15 +163,17 @@ def restore_(
     packed: Callable[[WeightOf], PackedWeight],
     activations: Activations,
     fetch: Fetch,
+    attention: str = "float32",
 ) -> Quantization:
     """Puts weights that were packed before in place of the layers called `names`, and fetches all other parameters.
 
-    packed: asked for one weight after the other. The model may lie on the meta device. Raises QuantizationError for names
-    that the model does not have.
+    attention: as in the scheme. packed: asked for one weight after the other. The model may lie on the meta device. Raises
+    QuantizationError for names that the model does not have.
     """
     result = Quantization()
     make = partial(_replacement, quantized_linear, activations, result)
     _replace_(model, named_weights(model, names), packed, make, fetch)
+    _choose_attention_(model, attention, result)
     return result
 
 

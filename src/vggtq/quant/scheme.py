@@ -7,14 +7,16 @@ that a configuration which cannot work is refused before torch is even loaded.
 from dataclasses import dataclass, field, replace
 
 from vggtq.errors import ConfigError
-from vggtq.quant.labels import family_of, label_of
+from vggtq.quant.label import scheme_family, scheme_label
 from vggtq.quant.mixed import Mixed, check_int_bits
-from vggtq.quant.numbers import FLOAT8, Activations, as_yaml, check_choice
+from vggtq.quant.numbers import BLOCKS, FLOAT4, FLOAT8, MXFP4, NVFP4, Activations, as_yaml, check_choice
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
-FORMATS = ("int", FLOAT8, *FLOAT_BITS)
+FORMATS = ("int", FLOAT8, *FLOAT4, *FLOAT_BITS)
+BLOCK_SCALES = {MXFP4: "float8_e8m0", NVFP4: "float8_e4m3"}
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
+ATTENTIONS = tuple(FLOAT_BITS)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
 
 
@@ -28,7 +30,8 @@ class Weights:
     shorter. group_size=null means no groups: the whole row shares one scale.
 
     float8_e4m3 (Micikevicius et al. 2022, arXiv 2209.05433): w ≈ scale · code with 8-bit floats up to ±448 and a float32 scale
-    per output channel or tensor. float16 and bfloat16 have no scale.
+    per output channel or tensor. mxfp4 and nvfp4: 4-bit floats in blocks of 32 or 16 inputs with an 8-bit float as scale
+    (`vggtq.quant.float4`). float16 and bfloat16 have no scale.
     """
 
     format: str = "int"
@@ -41,11 +44,14 @@ class Weights:
     def __post_init__(self) -> None:
         check_choice("scheme.weights.format", self.format, FORMATS)
         check_choice("granularity", self.granularity, GRANULARITIES)
-        check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
+        if self.format not in FLOAT4:
+            check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
         if self.format == "int":
             self._check_integer()
         elif self.format == FLOAT8:
             self._check_float8()
+        elif self.format in FLOAT4:
+            self._check_float4()
         else:
             self._check_float()
 
@@ -64,6 +70,24 @@ class Weights:
             raise ConfigError(
                 f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={as_yaml(self.symmetric)}: "
                 f"{self.format} weights have float32 scales and no zero points; leave both out"
+            )
+
+    def _check_float4(self) -> None:
+        if self.bits != 4:
+            raise ConfigError(
+                f"bits={self.bits}: {self.format} weights have 4 bits; leave bits out, or choose an integer scheme "
+                f"such as scheme=int4_group"
+            )
+        block, scale = BLOCKS[self.format], BLOCK_SCALES[self.format]
+        if (self.granularity, self.group_size) != ("group", block):
+            raise ConfigError(
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have blocks of "
+                f"{block}; use granularity=group group_size={block}, or an integer scheme such as scheme=int4_group"
+            )
+        if self.scale_dtype != scale or not self.symmetric:
+            raise ConfigError(
+                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={as_yaml(self.symmetric)}: "
+                f"{self.format} weights have {scale} scales and no zero points; use scale_dtype={scale} symmetric=true"
             )
 
     def _check_float(self) -> None:
@@ -172,7 +196,10 @@ class Transform:
 
 @dataclass
 class Scheme:
-    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations."""
+    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations.
+
+    attention: the dtype in which scaled dot products run where the model lets it be chosen; float32 leaves them alone.
+    """
 
     name: str = "int8_symmetric"
     weights: Weights = field(default_factory=Weights)
@@ -181,18 +208,16 @@ class Scheme:
     mixed: Mixed = field(default_factory=Mixed)
     rounding: Rounding = field(default_factory=Rounding)
     transform: Transform = field(default_factory=Transform)
+    attention: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.weights.format != "int" and (self.rounding.method != "nearest" or self.transforms):
-            raise ConfigError(
-                f"scheme.rounding.method={self.rounding.method} scheme.transform.scale={self.transform.scale} with "
-                f"{self.weights.format} weights: only integer weights are rounded that way; use scheme=gptq_w4a16 or scheme=awq"
-            )
+        check_choice("scheme.attention", self.attention, ATTENTIONS)
+        self._check_methods()
         # Both sides of a product have one format; 16-bit weights are multiplied with float inputs.
         if self.activations.mode != "none" and self.activations.format != self.weights.format:
             raise ConfigError(
                 f"scheme.activations.mode={self.activations.mode} scheme.activations.format={self.activations.format} with "
-                f"{self.weights.format} weights: both need one format, int or {FLOAT8}; use scheme=int8_dynamic or scheme=fp8"
+                f"{self.weights.format} weights: both need one format, as in scheme=int8_dynamic and scheme=fp8"
             )
         if (
             not self.weights.is_float
@@ -215,6 +240,22 @@ class Scheme:
             raise ConfigError(
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
                 f"name the sensitive layers, or use bits={self.mixed.normal_bits}"
+            )
+
+    def _check_methods(self) -> None:
+        """Of rounding and transforms; only integer weights know all of them."""
+        method, scale = self.rounding.method, self.transform.scale
+        if self.weights.format in FLOAT4 and method not in ("nearest", "mse"):
+            raise ConfigError(
+                f"scheme.rounding.method={method} with {self.weights.format} weights: only integer weights are rounded so; "
+                f"use scheme.rounding.method=nearest or mse, or scheme=gptq_w4a16"
+            )
+        if self.weights.format in ("int", *FLOAT4):
+            return
+        if method != "nearest" or self.transforms:
+            raise ConfigError(
+                f"scheme.rounding.method={method} scheme.transform.scale={scale} with {self.weights.format} weights: "
+                f"only integer weights are rounded that way; use scheme=gptq_w4a16 or scheme=awq"
             )
 
     def _check_budget(self) -> None:
@@ -263,9 +304,9 @@ class Scheme:
     @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return label_of(self)
+        return scheme_label(self)
 
     @property
     def family(self) -> str:
         """The same without bits, e.g. `INTn group 64`."""
-        return family_of(self)
+        return scheme_family(self)
