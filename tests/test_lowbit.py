@@ -25,7 +25,7 @@ from vggtq.quant.packed import pack_weight
 from vggtq.quant.quantize import quantize_
 from vggtq.quant.rounding import dequantize, quantization_parameters, round_to_codes
 from vggtq.quant.scheme import Activations, Layers, Rounding, Scheme, Transform, Weights
-from vggtq.quant.transform import InputTransform, awq_scale, output_error, smooth_scale
+from vggtq.quant.transform import InputTransform, awq_scale, output_error, sinkhorn_scale, smooth_scale
 
 SPECS = [
     Weights(bits=4, granularity="group", group_size=16),
@@ -120,6 +120,60 @@ def test_gptq_survives_inputs_that_are_dead_or_dependent() -> None:
     assert torch.isfinite(packed.dequantize()).all()
     with pytest.raises(QuantizationError, match="more calibration samples"):
         error_spread(torch.full((4, 4), -1.0))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_ranges_are_clipped_by_the_error_that_each_group_brings_to_the_output(symmetric: bool) -> None:
+    """Against every range of the grid, tried on the inputs themselves, one group at a time."""
+    spec = Weights(bits=4, granularity="group", group_size=16, symmetric=symmetric)
+    rows, inputs, gram = problem(6, 40)
+    first, zero = quantization_parameters(rows, spec)
+    found, _ = clipped_parameters(rows, spec, gram)
+    for group, start in enumerate(range(0, 40, 16)):
+        own = slice(start, start + 16)
+
+        def error(s: Tensor, own: slice = own, group: int = group) -> Tensor:
+            z = 0 if zero is None else zero[:, group, None]
+            codes = (torch.round(rows[:, own] / s[:, None]) + z).clamp(spec.qmin, spec.qmax)
+            return (inputs[:, own] @ (rows[:, own] - (codes - z) * s[:, None]).T).square().sum(0)
+
+        best = torch.stack([error(first[:, group] * (1 - 0.6 * step / 40)) for step in range(41)]).amin(0)
+        assert torch.allclose(error(found[:, group]), best, rtol=1e-3)
+    rounded = [pack_weight(rows, spec, Rounding("mse"), g).dequantize() for g in (gram, None)]
+    assert output_error(rows, rounded[0], gram) < output_error(rows, rounded[1], gram)
+
+
+def test_wide_groups_are_clipped_by_the_power_of_their_inputs() -> None:
+    spec, (rows, _, gram) = Weights(bits=3), problem(8, 300)
+    powers = torch.diag(gram.diagonal())
+    scale, _ = clipped_parameters(rows, spec, gram)
+    assert torch.equal(scale, clipped_parameters(rows, spec, powers)[0])
+    codes = round_to_codes(rows, scale, None, spec)
+    assert output_error(rows, dequantize(codes, scale, None, spec), powers) < output_error(
+        rows, nearest(rows, spec), powers
+    )
+
+
+def test_sinqs_scale_makes_columns_equally_wide() -> None:
+    rows = torch.randn(48, 32, generator=torch.Generator().manual_seed(0))
+    shrunk = rows * torch.logspace(-2, 0, 32) * torch.logspace(0, 1, 48)[:, None]
+    balanced = shrunk * sinkhorn_scale(shrunk)
+    balanced = balanced / balanced.square().mean(1, keepdim=True).sqrt()
+    spread = balanced.square().mean(0).sqrt()
+    assert spread.max() / spread.min() < 1.02, "bfloat16 digits"
+    shrunk[:, 3] = 0
+    assert torch.isfinite(sinkhorn_scale(shrunk)).all() and sinkhorn_scale(shrunk)[3] == 1
+
+
+def test_sinq_saves_small_weights_that_face_outlier_inputs() -> None:
+    spec = Weights(bits=4, granularity="group", group_size=64)
+    factor = torch.ones(128)
+    factor[[5, 70]] = 64
+    rows = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) / factor
+    gram = torch.diag(factor.square())
+    scale = sinkhorn_scale(rows)
+    rounded = pack_weight(rows * scale, spec).dequantize() / scale
+    assert output_error(rows, rounded, gram) < 0.7 * output_error(rows, nearest(rows, spec), gram)
 
 
 @given(seed=st.integers(0, 10**6), index=st.integers(0, len(SPECS) - 1))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vggtq.baseline import code_digest, numeric_machine, package_digest
+from vggtq.baseline import code_digest, numeric_machine
 from vggtq.calibration_data import Samples
 from vggtq.config import Config
 from vggtq.errors import QuantizationError
@@ -28,6 +28,7 @@ from vggtq.quant.allocate import MIB, Allocation, allocate
 from vggtq.quant.candidates import Candidates
 from vggtq.quant.scheme import Scheme
 from vggtq.quant.sensitivity import Sensitivities, exact_errors, jacobian_errors
+from vggtq.source_code import package_digest
 from vggtq.tensor_cache import TensorCache
 
 log = logging.getLogger(__name__)

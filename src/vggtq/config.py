@@ -7,9 +7,12 @@ YAML, whose fields are their schema (`instantiate`).
 import hashlib
 import importlib
 import json
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vggtq.calibration_config import Calibration, candidates
-from vggtq.errors import ConfigError, did_you_mean
+from vggtq.errors import ConfigError, MissingExtraError, did_you_mean
 from vggtq.quant.scheme import Scheme
 
 PACKAGE = Path(__file__).parent
@@ -36,8 +39,15 @@ SHORT_KEYS = {
     "size": ("size", "rooms"),
 }
 
-# Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache", "calibration_cache", "sensitivity_cache")
+# Where things lie, and what is done about other runs, changes no number that a run measures: these keys are no part of the
+# configuration's hash.
+PLACES = ("baseline_cache", "calibration_cache", "sensitivity_cache", "resume", "fail_fast", "tracker")
+
+RESUME = ("true", "failed", "never")
+TRACKERS = ("none", "trackio", "wandb", "mlflow", "tensorboard")  # packages and extras of the same names
+
+# Names the folder of the sweep that a process belongs to; empty outside of sweeps.
+SWEEP_VARIABLE = "VGGTQ_SWEEP"
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -83,6 +93,24 @@ class Timing:
 
 
 @dataclass
+class Tracker:
+    """Where a run's options and numbers go besides its record. folder: for whatever the tracker writes."""
+
+    name: str = "none"
+    project: str = "vggtq"
+    folder: str = "outputs/tracking"
+
+    def __post_init__(self) -> None:
+        if self.name not in TRACKERS:
+            near = did_you_mean(self.name, TRACKERS)
+            raise ConfigError(f"tracker={self.name} is not one of {', '.join(TRACKERS)}{near}")
+        if self.name != "none" and self.name not in sys.modules and find_spec(self.name) is None:
+            raise MissingExtraError(
+                f"tracker={self.name} needs a package that is not installed: pip install 'vggtq[{self.name}]'"
+            )
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -112,6 +140,9 @@ class Config:
         "outputs/cache/sensitivity"  # folder of what layers' bits cost; null likewise
     )
     calibration_cache: str | None = None  # folder of what layers saw; null computes it in every run
+    tracker: Tracker = field(default_factory=Tracker)
+    resume: str = "true"
+    fail_fast: bool = False
 
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
@@ -121,14 +152,24 @@ class Config:
             raise ConfigError(f"rest={self.rest} is not one of float32, float16, bfloat16{near}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}: seeds lie between 0 and {2**32 - 1}")
+        self.resume = resume_mode(self.resume)
         if self.picture_frames < 0:
             raise ConfigError(f"picture_frames={self.picture_frames}: use 0 for no picture, or more")
         if self.preview_scenes < 0:
             raise ConfigError(f"preview_scenes={self.preview_scenes}: use 0 for no preview, or more")
 
 
+def resume_mode(value: object) -> str:
+    """One of RESUME. Raises ConfigError."""
+    mode = str(value).lower()  # YAML's true arrives as True
+    if mode not in RESUME:
+        raise ConfigError(f"resume={mode} is not one of {', '.join(RESUME)}; never measures everything again")
+    return mode
+
+
 def register() -> None:
     """Makes the schema and the resolver of run names known to Hydra; may be called more than once."""
+    os.environ.setdefault(SWEEP_VARIABLE, "")  # Hydra copies it to jobs and insists on finding it
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("candidates", candidates, replace=True)

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vggtq.atomic import remove_leftovers
 from vggtq.safetensors_file import write_safetensors
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class TensorCache:
             yield False
             return
         try:
+            remove_leftovers(path)  # of a process that was killed while it held this lock
             yield True
         finally:
             lock.release()

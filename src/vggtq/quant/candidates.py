@@ -15,7 +15,7 @@ from vggtq.errors import QuantizationError
 from vggtq.quant.calibration import Calibrate, InputStatistics, Observer
 from vggtq.quant.input_range import InputRange
 from vggtq.quant.packed import PackedWeight
-from vggtq.quant.quantize import TiedWeights, observed_layers
+from vggtq.quant.quantize import TiedWeights, as_it_is, observed_layers
 from vggtq.quant.recipe import Recipe, norms_before
 from vggtq.quant.scheme import Scheme
 from vggtq.quant.select import WeightOf, select_layers
@@ -67,9 +67,8 @@ class Candidates:
                 )
             self._observer = _Repeating(model, observed_layers(modules), calibrate)
         # Without norms to fold scales into, the model stays as it is; what it computes is the same.
-        self._weights = TiedWeights(
-            modules, lambda parameter: parameter, Recipe(model, scheme, self._observer, {})
-        )
+        recipe = Recipe(model, scheme, self._observer, {}, as_it_is)
+        self._weights = TiedWeights(modules, as_it_is, recipe)
         self._norms = norms_before(model) if scheme.transforms else {}
 
     def packed(self, unit: Unit, bits: int) -> dict[str, PackedWeight]:

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from vggtq.quant.float4 import dequantize_float4, quantize_float4, tensor_scale
 from vggtq.quant.float8 import to_float8, weight_scales
 from vggtq.quant.gptq import error_spread, gptq_codes
 from vggtq.quant.input_range import InputRange
+from vggtq.quant.low_rank import LowRank
 from vggtq.quant.numbers import FLOAT4
 from vggtq.quant.packing import pack, unpack
 from vggtq.quant.rounding import block_of, dequantize, quantization_parameters, round_to_codes, row_blocks
@@ -32,6 +35,7 @@ class PackedWeight:
     tensor_scale (1, 1) float32.
     transform: what the layer's inputs go through first, because the weight was rounded in another basis. input_range: what they
     are rounded with then, where activations are static and that is known already.
+    low_rank: what is added to the product, in that basis too; none of the tensors here.
     signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
 
@@ -45,6 +49,7 @@ class PackedWeight:
     notes: tuple[str, ...] = ()
     identity: int = field(default_factory=itertools.count().__next__)
     transform: InputTransform = field(default_factory=InputTransform)
+    low_rank: LowRank | None = None
     input_range: InputRange | None = None
     tensor_scale: Tensor | None = None
 
@@ -97,7 +102,7 @@ class PackedWeight:
 def pack_weight(
     rows: Tensor, spec: Weights, rounding: Rounding | None = None, gram: Tensor | None = None
 ) -> PackedWeight:
-    """Rounds and packs a weight. rows: (R, C), any float dtype, not modified. gram: (C, C) of its inputs, for GPTQ.
+    """Rounds and packs a weight. rows: (R, C), any float dtype, not modified. gram: (C, C) of its inputs, for GPTQ and MSE.
 
     Raises QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
     """
@@ -160,7 +165,7 @@ def _pack_float4(rows: Tensor, spec: Weights, rounding: Rounding) -> PackedWeigh
 
 
 def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None) -> PackedWeight:
-    scale, zero = _parameters(rows, spec, rounding)
+    scale, zero = _parameters(rows, spec, rounding, gram)
     scale, notes = _storable(scale, spec)
     spread = None
     if rounding.method == "gptq" and gram is not None:
@@ -184,12 +189,16 @@ def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor
     return PackedWeight(torch.cat(packed), scale, zero, spec, rows.shape[1], signal, noise, notes)
 
 
-def _parameters(rows: Tensor, spec: Weights, rounding: Rounding) -> tuple[Tensor, Tensor | None]:
+def _parameters(
+    rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Scales and zero points, block by block where rows have their own."""
     clips = rounding.method == "mse" or (rounding.method == "gptq" and rounding.clip)
-    find = quantization_parameters
-    if clips or rounding.method == "hqq":
-        find = clipped_parameters if clips else half_quadratic_parameters
+    find: Callable[[Tensor, Weights], tuple[Tensor, Tensor | None]] = quantization_parameters
+    if rounding.method == "hqq":
+        find = half_quadratic_parameters
+    elif clips:  # gptq moves errors to other groups, so what a group costs by itself says nothing
+        find = partial(clipped_parameters, gram=gram if rounding.method == "mse" else None)
     if spec.granularity == "per_tensor":
         # The extremes alone determine a per-tensor min-max scale.
         minmax = find is quantization_parameters

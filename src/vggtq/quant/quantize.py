@@ -41,6 +41,7 @@ class QuantizedLayer:
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
     special_ratio: float | None = None  # largest input of special tokens over that of patches, if seen
+    rank: int = 0  # of the branch in half precision beside it
     rule: str = ""  # why this backend, where another one computes the same numbers
     input_range: tuple[float, float] | None = None  # what static activations are rounded within
 
@@ -95,14 +96,15 @@ def quantize_(
     result = Quantization(kept=selection.kept, notes=selection.notes)
     observer = _observer(model, scheme, selection.replace, calibrate, cache)
     names = [weight.name for own in selection.replace for weight in own]
-    recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {})
-    shared = TiedWeights(selection.replace, fetch or _itself, recipe)
+    norms = norms_before(model) if scheme.transforms else {}
+    recipe = Recipe(model, scheme, observer, norms, fetch or as_it_is)
+    shared = TiedWeights(selection.replace, fetch or as_it_is, recipe)
 
     def packed(weight: WeightOf) -> PackedWeight:
         return shared.packed(weight, layer_weights(scheme, weight.name))
 
     make = partial(_replacement, linear, scheme.activations, result)
-    _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
+    _replace_(model, selection.replace, packed, make, fetch or as_it_is, on_layer)
     _choose_attention_(model, scheme.attention, result)
     result.layers = [
         replace(layer, special_ratio=recipe.special_ratios.get(layer.name))
@@ -177,7 +179,7 @@ def restore_(
     return result
 
 
-def _itself(parameter: Tensor) -> Tensor:
+def as_it_is(parameter: Tensor) -> Tensor:
     return parameter
 
 
@@ -280,7 +282,8 @@ def _replacement(
         new, parts = QuantMultiheadAttention(module, in_proj, out_proj), [in_proj, out_proj]
     elif isinstance(module, nn.Linear):
         layer, transform = linear(codes[0], module.bias, activations), codes[0].transform
-        new, parts = TransformedLinear(layer, transform) if transform else layer, [layer]
+        wrapped = TransformedLinear(layer, transform, codes[0].low_rank)
+        new, parts = wrapped if transform or codes[0].low_rank else layer, [layer]
     else:
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         conv = QuantConv(codes[0], module, activations)
@@ -296,6 +299,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
     bias_bytes = 0 if bias is None else biases * bias.element_size()
     input_scale = packed.transform.scale
     scale_bytes = 0 if input_scale is None else input_scale.numel() * input_scale.element_size()
+    branch, branch_bytes = packed.low_rank, 0 if packed.low_rank is None else packed.low_rank.stored_bytes
     range_bytes = 0 if layer.input_range is None else InputRange.BYTES
     return QuantizedLayer(
         name=weight.name,
@@ -305,13 +309,14 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         activation_bits=layer.activation_bits,
         backend=layer.backend,
         simulated=layer.simulated,
-        stored_bytes=packed.stored_bytes + scale_bytes + range_bytes + bias_bytes,
-        resident_bytes=layer.resident_bytes() + scale_bytes,
+        stored_bytes=packed.stored_bytes + scale_bytes + range_bytes + branch_bytes + bias_bytes,
+        resident_bytes=layer.resident_bytes() + scale_bytes + branch_bytes,
         float32_bytes=4 * (weight.parameter.numel() + biases),
         weight_sqnr_db=packed.sqnr_db,
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        rank=0 if branch is None else len(branch.down),
         rule=layer.rule,
         input_range=None if layer.input_range is None else layer.input_range.ends,
     )

@@ -1,15 +1,16 @@
 """One weight through the recipe: statistics of its inputs, the basis to round in, rounding, packing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vggtq.quant.calibration import InputStatistics, Observer, is_linear
-from vggtq.quant.packed import PackedWeight, pack_weight
+from vggtq.quant.low_rank import low_rank
+from vggtq.quant.packed import PackedWeight, check_finite, pack_weight
 from vggtq.quant.scheme import Scheme, Weights
-from vggtq.quant.transform import InputTransform, awq_scale, rotation_of, smooth_scale
+from vggtq.quant.transform import InputTransform, awq_scale, rotation_of, sinkhorn_scale, smooth_scale
 
 
 class Recipe:
@@ -19,10 +20,16 @@ class Recipe:
     """
 
     def __init__(
-        self, model: nn.Module, scheme: Scheme, observer: Observer | None, norms: Mapping[str, str]
+        self,
+        model: nn.Module,
+        scheme: Scheme,
+        observer: Observer | None,
+        norms: Mapping[str, str],
+        fetch: Callable[[Tensor], Tensor],
     ) -> None:
         self._model, self._scheme, self._observer, self._norms = model, scheme, observer, norms
         self.special_ratios: dict[str, float | None] = {}  # of every layer that was observed
+        self._fetch = fetch
 
     def pack(self, name: str, rows: Tensor, spec: Weights) -> PackedWeight:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
@@ -35,8 +42,23 @@ class Recipe:
             self.special_ratios[name] = statistics.special_ratio
         transform = self._transform(name, rows, spec, statistics)
         gram = None if statistics is None else transform.gram(statistics.gram)
-        packed = pack_weight(transform.weight(rows), spec, scheme.rounding, gram)
+        weight = transform.weight(rows)
+        if scheme.compensation.rank and is_linear(self._model, name):
+            packed = self._compensated(weight, spec, gram)
+        else:
+            packed = pack_weight(weight, spec, scheme.rounding, gram)
         return replace(packed, transform=self._folded(name, transform))
+
+    def _compensated(self, weight: Tensor, spec: Weights, gram: Tensor | None) -> PackedWeight:
+        """Without its largest singular values the weight is rounded; then the branch is fitted to all that is missing."""
+        check_finite(weight)
+        rank, exact = self._scheme.compensation.rank, weight.float()
+        packed = pack_weight(exact - low_rank(exact, rank).weight(), spec, self._scheme.rounding, gram)
+        rounded = packed.dequantize()
+        branch = low_rank(exact - rounded, rank, gram)
+        missing = (exact - rounded - branch.weight()).double()
+        signal, noise = float(exact.double().square().sum()), float(missing.square().sum())
+        return replace(packed, low_rank=branch, signal=signal, noise=noise)
 
     def _transform(
         self, name: str, rows: Tensor, spec: Weights, statistics: InputStatistics | None
@@ -44,8 +66,11 @@ class Recipe:
         wanted = self._scheme.transform
         if not self._scheme.transforms or not is_linear(self._model, name):
             return InputTransform()
+        check_finite(rows)
         rotation = rotation_of(rows.shape[1]) if wanted.hadamard else 0
         scale = None
+        if wanted.scale == "sinkhorn":
+            scale = sinkhorn_scale(rows)
         if wanted.scale == "smooth" and statistics is not None:
             scale = smooth_scale(rows, statistics, wanted.alpha)
         if self._scheme.scales_channels and statistics is not None:
@@ -64,8 +89,9 @@ class Recipe:
         norm = self._model.get_submodule(self._norms[name])
         for key in ("weight", "bias"):
             parameter = norm.get_parameter(key)
+            exact = self._fetch(parameter) if parameter.is_meta else parameter
             # A parameter of its own: another model may share the old one.
-            divided = (parameter.detach() / transform.scale).to(parameter.dtype)
+            divided = (exact.detach() / transform.scale).to(exact.dtype)
             setattr(norm, key, nn.Parameter(divided, requires_grad=parameter.requires_grad))
         return InputTransform(None, transform.rotation)
 

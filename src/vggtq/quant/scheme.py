@@ -7,7 +7,7 @@ that a configuration which cannot work is refused before torch is even loaded.
 from dataclasses import dataclass, field, replace
 
 from vggtq.errors import ConfigError
-from vggtq.quant.label import scheme_family, scheme_label
+from vggtq.quant.labels import family_of, label_of
 from vggtq.quant.mixed import Mixed, check_int_bits
 from vggtq.quant.numbers import BLOCKS, FLOAT4, FLOAT8, MXFP4, NVFP4, Activations, as_yaml, check_choice
 
@@ -15,6 +15,7 @@ FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 FORMATS = ("int", FLOAT8, *FLOAT4, *FLOAT_BITS)
 BLOCK_SCALES = {MXFP4: "float8_e8m0", NVFP4: "float8_e4m3"}
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
+SCALES = ("none", "smooth", "awq", "sinkhorn")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 ATTENTIONS = tuple(FLOAT_BITS)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
@@ -163,8 +164,9 @@ class Layers:
 class Rounding:
     """How weights become codes (`vggtq.quant.clipping`, `vggtq.quant.gptq`).
 
-    nearest: min-max scales. mse, hqq: scales with less error, from the weight alone. gptq: the other inputs of a row absorb the
-    error of each, by calibration data; with `clip` on the scales of mse.
+    nearest: min-max scales. mse: scales with less error, that of the layer's output where a transform has calibration data
+    collected. hqq: scales and zero points from the weight alone. gptq: the other inputs of a row absorb the error of each, by
+    calibration data; with `clip` on the scales of mse.
     """
 
     method: str = "nearest"
@@ -180,18 +182,32 @@ class Rounding:
 
 @dataclass
 class Transform:
-    """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation."""
+    """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation.
+
+    smooth and awq look at calibration data, sinkhorn at the weight alone.
+    """
 
     scale: str = "none"
     alpha: float = 0.5  # smooth: how much of the activations' outliers moves into the weights
     hadamard: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
+        check_choice("scheme.transform.scale", self.scale, SCALES)
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
             )
+
+
+@dataclass
+class Compensation:
+    """A low-rank branch in half precision beside every quantized linear layer (`vggtq.quant.low_rank`); rank 0: none."""
+
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ConfigError(f"scheme.compensation.rank={self.rank}: use 0 for no branch, or 8 to 64")
 
 
 @dataclass
@@ -208,6 +224,7 @@ class Scheme:
     mixed: Mixed = field(default_factory=Mixed)
     rounding: Rounding = field(default_factory=Rounding)
     transform: Transform = field(default_factory=Transform)
+    compensation: Compensation = field(default_factory=Compensation)
     attention: str = "float32"
 
     def __post_init__(self) -> None:
@@ -245,6 +262,11 @@ class Scheme:
     def _check_methods(self) -> None:
         """Of rounding and transforms; only integer weights know all of them."""
         method, scale = self.rounding.method, self.transform.scale
+        if self.weights.format != "int" and self.compensation.rank:
+            raise ConfigError(
+                f"scheme.compensation.rank={self.compensation.rank} with {self.weights.format} weights: a low-rank branch "
+                f"makes up for integer rounding; use scheme.compensation.rank=0, or scheme=svdquant_w4a4"
+            )
         if self.weights.format in FLOAT4 and method not in ("nearest", "mse"):
             raise ConfigError(
                 f"scheme.rounding.method={method} with {self.weights.format} weights: only integer weights are rounded so; "
@@ -284,7 +306,11 @@ class Scheme:
     @property
     def needs_statistics(self) -> bool:
         """Whether weights are rounded by statistics of the inputs of their layers."""
-        return self.rounding.method == "gptq" or self.transform.scale != "none" or self.scales_channels
+        return (
+            self.rounding.method == "gptq"
+            or self.transform.scale in ("smooth", "awq")
+            or self.scales_channels
+        )
 
     @property
     def observes_inputs(self) -> bool:
@@ -304,9 +330,9 @@ class Scheme:
     @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return scheme_label(self)
+        return label_of(self)
 
     @property
     def family(self) -> str:
         """The same without bits, e.g. `INTn group 64`."""
-        return scheme_family(self)
+        return family_of(self)

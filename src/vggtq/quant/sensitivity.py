@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vggtq.quant.candidates import Candidates, Choices, Unit
 from vggtq.quant.layers import weight_rows
 from vggtq.quant.packed import PackedWeight
-from vggtq.quant.quantize import restore_
+from vggtq.quant.quantize import as_it_is, restore_
 from vggtq.quant.select import WeightOf
 
 Outputs = Mapping[str, Tensor]
@@ -63,7 +63,7 @@ def exact_errors(
         rows.append([])
         for packed in widths:
             network = twin()
-            restore_(network, unit.names, partial(_of, packed), candidates.scheme.activations, _itself)
+            restore_(network, unit.names, partial(_of, packed), candidates.scheme.activations, as_it_is)
             rows[-1].append(errors(network))
             done += 1
             progress(done, total)
@@ -152,7 +152,3 @@ def _require_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
 
 def _of(packed: Mapping[str, PackedWeight], weight: WeightOf) -> PackedWeight:
     return packed[weight.name]
-
-
-def _itself(parameter: Tensor) -> Tensor:
-    return parameter

@@ -1,4 +1,4 @@
-"""How tables call a scheme: its numbers, then its methods, then what is said of inputs."""
+"""How tables call a scheme: numbers, what shares a scale, methods, e.g. `INT4 group 64 GPTQ`, `auto 3.9 bits group 64`."""
 
 from typing import TYPE_CHECKING
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 _FLOATS = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
 
 
-def scheme_label(scheme: "Scheme") -> str:
-    """E.g. `INT4 group 64` or `W8A8 static per-channel symmetric, inputs per-tensor asymmetric MSE`."""
+def label_of(scheme: "Scheme") -> str:
+    """What one scheme is called."""
     return _called(scheme, _widths(scheme))
 
 
-def scheme_family(scheme: "Scheme") -> str:
+def family_of(scheme: "Scheme") -> str:
     """The label without its bits, e.g. `INTn group 64`: schemes of one family are points of one curve."""
     return _called(scheme, "n")
 
 
 def _called(scheme: "Scheme", widths: str) -> str:
     attention = "" if scheme.attention == "float32" else f"attention {_FLOATS[scheme.attention]}"
-    parts = (" ".join(_label_parts(scheme, widths)), scheme.activations.label, attention)
+    parts = (" ".join([_numbers(scheme, widths), *_recipe(scheme)]), scheme.activations.label, attention)
     return ", ".join(part for part in parts if part)
 
 
@@ -38,26 +38,34 @@ def _widths(scheme: "Scheme") -> str:
     return str(scheme.weights.bits)
 
 
-def _integers(scheme: "Scheme", widths: str) -> str:
+def _numbers(scheme: "Scheme", widths: str) -> str:
+    """Format and bits, first of all of weights."""
+    weights, mixed = scheme.weights, scheme.mixed
+    if weights.format == FLOAT8:
+        return "FP8"
+    if weights.format in FLOAT4:
+        return weights.format.upper() + (" W4A4" if scheme.activations.mode != "none" else "")
+    if weights.is_float:
+        return _FLOATS[weights.format]
     inputs = scheme.activations
     rounded = f"A{inputs.bits} {inputs.mode}" if inputs.mode != "none" else ""
-    if scheme.mixed.candidates:
+    if mixed.candidates:
         return " ".join(part for part in ("auto", widths and f"{widths} bits", rounded) if part)
-    kind = "mixed " if scheme.mixed.given else ""
+    kind = "mixed " if mixed.given else ""
     return f"{kind}W{widths}{rounded}" if rounded else f"{kind}INT{widths}"
 
 
-def _label_parts(scheme: "Scheme", widths: str) -> list[str]:
+def _recipe(scheme: "Scheme") -> list[str]:
+    """What shares a scale, and the methods."""
     weights = scheme.weights
     granularity = "per-tensor" if weights.granularity == "per_tensor" else "per-channel"
     if weights.format == FLOAT8:
-        return ["FP8", "weights" if scheme.activations.mode == "none" else "dynamic", granularity]
+        return ["weights" if scheme.activations.mode == "none" else "dynamic", granularity]
     if weights.format in FLOAT4:
-        rounded = [] if scheme.activations.mode == "none" else ["W4A4"]
-        return [weights.format.upper(), *rounded, *_method_labels(scheme)]
+        return _methods(scheme)
     if weights.is_float:
-        return [_FLOATS[weights.format]]
-    parts = [_integers(scheme, widths)]
+        return []
+    parts = []
     if weights.granularity == "group":
         parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
     else:
@@ -67,11 +75,19 @@ def _label_parts(scheme: "Scheme", widths: str) -> list[str]:
         parts.append("asymmetric")
     elif weights.granularity != "group":
         parts.append("symmetric")
-    return parts + _method_labels(scheme)
+    return [*parts, *_methods(scheme)]
 
 
-def _method_labels(scheme: "Scheme") -> list[str]:
-    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
+def _methods(scheme: "Scheme") -> list[str]:
+    names = {
+        "mse": "MSE",
+        "hqq": "HQQ",
+        "gptq": "GPTQ",
+        "smooth": "SmoothQuant",
+        "awq": "AWQ",
+        "sinkhorn": "SINQ",
+    }
     methods = (scheme.transform.scale, scheme.rounding.method)
     labels = [names[method] for method in methods if method in names]
-    return [*labels, "Hadamard"] if scheme.transform.hadamard else labels
+    labels += ["Hadamard"] * scheme.transform.hadamard
+    return [*labels, f"rank {scheme.compensation.rank}"] if scheme.compensation.rank else labels
