@@ -140,6 +140,7 @@ def test_every_row_of_the_plan_composes_and_seeds_are_for_rows_with_data() -> No
         looks = jobs[0].config["scheme"]["rounding"]["method"] == "gptq"
         looks |= jobs[0].config["scheme"]["transform"]["scale"] in ("smooth", "awq")
         looks |= jobs[0].config["scheme"]["activations"]["mode"] == "static"
+        looks |= bool(jobs[0].config["scheme"]["mixed"]["candidates"])
         assert len(jobs) == (3 if looks else 1), name
         assert len({job.folder for job in jobs}) == len(jobs)
         assert jobs[0].config["resume"] and jobs[0].config["timing"]["mode"] == "off"

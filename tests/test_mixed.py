@@ -28,7 +28,7 @@ from vggtq.quant.allocate import allocate, solve
 from vggtq.quant.candidates import Candidates
 from vggtq.quant.mixed import Mixed
 from vggtq.quant.quantize import quantize_
-from vggtq.quant.scheme import Layers, Rounding, Scheme, Transform, Weights
+from vggtq.quant.scheme import Compensation, Layers, Rounding, Scheme, Transform, Weights
 from vggtq.quant.sensitivity import Sensitivities, exact_errors, jacobian_errors
 from vggtq.quant.size import stored_bytes
 from vggtq.sensitivity import command as sensitivity_command
@@ -93,9 +93,11 @@ def test_sensitivities_of_two_layers_are_those_of_direct_computation() -> None:
     assert torch.equal(net[0].weight, first) and net[0].weight.grad is None
 
 
-def test_gradients_see_rounding_in_another_basis() -> None:
+@pytest.mark.parametrize("rank", [0, 2])
+def test_gradients_see_rounding_in_another_basis(rank: int) -> None:
     net, x = two_layers(), torch.randn(50, 16)
     scheme = replace(AUTO, rounding=Rounding("gptq"), transform=Transform("smooth", hadamard=True))
+    scheme = replace(scheme, compensation=Compensation(rank))
     candidates = Candidates(net, scheme, calibrate=lambda m: m(x))
     choices = candidates.choices([4])
     exact = net(x).detach()
@@ -130,8 +132,9 @@ class Shared(nn.Module):
         replace(AUTO, weights=replace(GROUPS, symmetric=False)),
         replace(AUTO, rounding=Rounding("gptq")),
         replace(AUTO, transform=Transform("awq")),
+        replace(AUTO, compensation=Compensation(2)),
     ],
-    ids=["nearest", "asymmetric", "gptq", "awq"],
+    ids=["nearest", "asymmetric", "gptq", "awq", "low rank"],
 )
 @pytest.mark.parametrize("rest", [torch.float32, torch.float16])
 def test_bytes_are_foreseen_to_the_byte(scheme: Scheme, rest: torch.dtype) -> None:

@@ -90,9 +90,11 @@ class Candidates:
         """What a checkpoint has to keep of a unit. rest: dtype of what is not quantized, input scales among it."""
         codes = {weight.identity: weight.stored_bytes for weight in packed.values()}
         scales = [w.transform.scale for name, w in packed.items() if name not in self._norms]
+        branches = [w.low_rank.stored_bytes for w in packed.values() if w.low_rank is not None]
         static = self.scheme.activations.mode == "static"
         ranges = InputRange.BYTES * len(packed) if static else 0  # a weight-only convolution will have none
-        return sum(codes.values()) + ranges + sum(s.numel() * rest.itemsize for s in scales if s is not None)
+        kept = sum(s.numel() * rest.itemsize for s in scales if s is not None)
+        return sum(codes.values()) + ranges + kept + sum(branches)
 
     def other_bytes(self, rest: torch.dtype) -> int:
         """Bytes of the stored model that no choice changes."""

@@ -126,11 +126,19 @@ def _slopes(
             ]
             for k, packed in enumerate(choices[u]):
                 rounded = packed[weight.name]
-                change = rounded.transform.original(rounded.dequantize()) - rows
+                change = _effective(rounded) - rows
                 for i, gradient in enumerate(gradients):
                     if gradient is not None:
                         slopes[u, k, i] += float((gradient * change).sum())
     return slopes
+
+
+def _effective(rounded: PackedWeight) -> Tensor:
+    """The weight (R, C) that inputs meet: codes and low-rank branch, brought back from the basis that both are in."""
+    rows = rounded.dequantize()
+    if rounded.low_rank is not None:
+        rows += rounded.low_rank.weight()
+    return rounded.transform.original(rows)
 
 
 def _parameters(units: Sequence[Unit]) -> list[Tensor]:
