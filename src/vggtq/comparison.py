@@ -104,7 +104,7 @@ class Comparison:
             self.depths = tuple(maps["depth"][:frames, ..., 0].clone() for maps in (reference, outputs))
 
     def result(self) -> dict[str, Any]:
-        """dataset, baseline, fidelity and geometry of the record."""
+        """dataset, baseline, fidelity, fidelity_scenes and geometry of the record."""
         fidelity: dict[str, Any] = self.fidelity.result()
         for name, metrics in fidelity.items():
             if name != "pose":
@@ -117,6 +117,10 @@ class Comparison:
             "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
             "baseline": self._described_baseline(),
             "fidelity": fidelity,
+            "fidelity_scenes": [
+                {"scene": scene["name"], "mse": mse}
+                for scene, mse in zip(self.scenes, self.fidelity.scenes, strict=True)
+            ],
             "geometry": geometry | {"scenes": self.geometry} if geometry["reference"] else None,
         }
 

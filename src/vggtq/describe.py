@@ -23,7 +23,10 @@ def describe_scheme(scheme: Scheme) -> dict[str, Any]:
     return {
         "name": scheme.name,
         "label": scheme.label,
+        "family": scheme.family,
         **asdict(scheme.weights),
+        **({} if scheme.mixed.mean_bits is None else {"bits": None}),
+        "mean_bits": scheme.mixed.mean_bits,
         "activation_bits": inputs.bits if rounded else None,
         "attention": scheme.attention,
         "activations": {

@@ -3,11 +3,11 @@
 import json
 import math
 import os
-import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
+from vggtq.atomic import replacing
 from vggtq.errors import VggtqError
 
 SCHEMA_VERSION = 1
@@ -29,6 +29,7 @@ KEYS = (
     ),
     *(
         "environment",
+        "inputs",
         "scheme",
         "model",
         "dataset",
@@ -37,9 +38,12 @@ KEYS = (
         "fused",
         "kept",
         "calibration",
+        "finetune",
+        "allocation",
         "backends",
         "simulated",
         "fidelity",
+        "fidelity_scenes",
         "geometry",
     ),
     *("size", "latency", "memory", "picture", "preview", "artifact", "notes"),
@@ -74,29 +78,26 @@ def write_record(record: dict[str, Any], folder: Path) -> Path:
 
     A failed run does not destroy what an earlier one measured: that record is kept as `result.previous.json`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(jsonable(record), indent=1, allow_nan=False, ensure_ascii=False)
     path = folder / FILE_NAME
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".result-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with replacing(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if record["status"] != "ok" and _is_ok(path):
+        if record["status"] != "ok" and (previous := read_record(folder)) and previous["status"] == "ok":
             path.replace(folder / PREVIOUS_NAME)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return path
 
 
-def _is_ok(path: Path) -> bool:
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run folder; None if there is none, or something else."""
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == "ok")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        record = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION
+    return record if known and record.get("status") in ("ok", "failed") else None
 
 
 def jsonable(value: Any) -> Any:

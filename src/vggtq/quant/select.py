@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from vggtq.attention import ATTRIBUTE, offers_attention
-from vggtq.errors import QuantizationError
+from vggtq.errors import QuantizationError, did_you_mean
 from vggtq.quant.scheme import LAYER_TYPES, Scheme, Weights
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,10 @@ def named_weights(model: nn.Module, names: Collection[str]) -> list[list[WeightO
 
 
 def layer_weights(scheme: Scheme, name: str) -> Weights:
-    """The numbers of one layer: those of the scheme, with the bits that its mixed-precision patterns give."""
+    """The numbers of one layer: those of the scheme, with the bits that it is given by name or pattern."""
     mixed = scheme.mixed
+    if name in mixed.bits:
+        return replace(scheme.weights, bits=mixed.bits[name])
     if _matches(name, mixed.sensitive):
         return replace(scheme.weights, bits=mixed.sensitive_bits)
     if mixed.normal_bits is not None:
@@ -232,12 +234,21 @@ def _check_selection(scheme: Scheme, selection: Selection, count: int) -> None:
             f"scheme {scheme.name} selects none of the {count} layers: {reasons or 'the model has none'}; "
             f"check scheme.layers.include, exclude and types={scheme.layers.types}"
         )
+    _check_named(scheme, names)
     for pattern in scheme.mixed.sensitive:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise QuantizationError(
                 f"scheme.mixed.sensitive: {pattern!r} matches only layers that stay in float; "
                 f"change the pattern or scheme.layers"
             )
+
+
+def _check_named(scheme: Scheme, names: list[str]) -> None:
+    if unknown := sorted(set(scheme.mixed.bits) - set(names)):
+        raise QuantizationError(
+            f"scheme.mixed.bits: {unknown[0]} is no layer that this scheme quantizes{did_you_mean(unknown[0], names)}; "
+            f"correct the name or scheme.layers"
+        )
 
 
 def _matches(name: str, patterns: list[str]) -> bool:

@@ -14,6 +14,7 @@ from vggtq.report.frame import Row, number
 from vggtq.report.groups import Group
 from vggtq.report.i18n import LANGUAGES, TEXTS, translator
 from vggtq.report.page_geometry import geometry_of
+from vggtq.report.page_sensitivity import sensitivities_of
 from vggtq.report.page_texts import PAGE_TEXTS
 from vggtq.report.recommend import NEEDS, is_reference, pareto_front, rankings, speed_verdict
 from vggtq.report.records import Record, dig
@@ -33,6 +34,7 @@ _COLUMNS = (
         "model",
         "dataset",
         "scheme",
+        "family",
         "format",
         "bits",
         "symmetric",
@@ -80,6 +82,7 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
         "rows": {"columns": columns, "values": [_values(*pair) for pair in zip(rows, records, strict=True)]},
         "groups": [_group(group, index) for group in report.groups],
         "layers": _layers(records),
+        "sensitivities": sensitivities_of(records),
         "unreadable": [
             {"path": str(item.path), "reason": {name: item.told(translator(name)) for name in LANGUAGES}}
             for item in report.unreadable
