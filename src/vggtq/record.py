@@ -10,7 +10,7 @@ from typing import Any
 
 from vggtq.errors import VggtqError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "result.json"
 PREVIOUS_NAME = "result.previous.json"
 

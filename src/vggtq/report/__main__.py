@@ -7,10 +7,11 @@ from pathlib import Path
 
 from vggtq.errors import ConfigError, DataError, VggtqError, did_you_mean
 from vggtq.report.build import build_report, nothing_found
+from vggtq.report.collection import Collection
 from vggtq.report.i18n import translator
-from vggtq.report.records import Collection
 from vggtq.report.results import Report
-from vggtq.report.tables import summary_table
+from vggtq.report.shortlist import DRAWN_ROWS
+from vggtq.report.tables import groups_table
 from vggtq.report.wording import reason
 
 HELP = """\
@@ -54,10 +55,10 @@ def _summary(report: Report, lang: str) -> str:
     # a file has no width of its own, and 80 columns would fold every number
     console = Console(width=None if sys.stdout.isatty() else 160)
     with console.capture() as table:
-        console.print(summary_table(report.frame, lang))
-    failed = [row for group in report.groups for row in group.failed]
+        console.print(groups_table(report.groups, lang))
+    failed = [row for group in report.groups for row in group.failed[:DRAWN_ROWS]]
     lines = [f"{t('failed')}{t('colon')}{row['title']}{t('colon')}{reason(row)}" for row in failed]
-    return table.get() + "\n".join([*lines, *map(str, report.files)]) + "\n"
+    return table.get() + "\n".join([*lines, *map(str, report.files), *report.notes]) + "\n"
 
 
 def _print(words: str) -> int:
