@@ -3,11 +3,11 @@
 import json
 import math
 import os
-import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
+from vggtq.atomic import replacing
 from vggtq.errors import VggtqError
 
 SCHEMA_VERSION = 2
@@ -41,7 +41,7 @@ KEYS = (
         "fidelity",
         "geometry",
     ),
-    *("size", "latency", "memory", "picture", "preview", "artifact", "notes"),
+    *("size", "latency", "memory", "picture", "preview", "artifact", "predictions", "rescored", "notes"),
 )
 
 
@@ -68,26 +68,22 @@ def error_entry(error: BaseException) -> dict[str, Any]:
     }
 
 
-def write_record(record: dict[str, Any], folder: Path) -> Path:
+def write_record(record: dict[str, Any], folder: Path, keep_earlier: bool = False) -> Path:
     """Writes `result.json` atomically: a reader sees the old file or the new one, never a part.
 
-    A failed run does not destroy what an earlier one measured: that record is kept as `result.previous.json`.
+    A failed run does not destroy what an earlier one measured: that record is kept as `result.previous.json`, as it is
+    whenever `keep_earlier` asks for it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(jsonable(record), indent=1, allow_nan=False, ensure_ascii=False)
     path = folder / FILE_NAME
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".result-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with replacing(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if record["status"] != "ok" and _is_ok(path):
-            path.replace(folder / PREVIOUS_NAME)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        if keep_earlier or (record["status"] != "ok" and _is_ok(path)):
+            with replacing(folder / PREVIOUS_NAME) as previous:
+                previous.write_bytes(path.read_bytes())
     return path
 
 
