@@ -48,7 +48,8 @@ class Predictions:
 
     def add(self, scene: Scene, reference: Outputs, quantized: Outputs) -> None:
         """Outputs as from `LoadedModel.predict`."""
-        i, tensors = len(self.scenes), {}
+        i = len(self.scenes)
+        tensors: dict[str, Tensor] = {}
         for side, outputs in (("reference", reference), ("quantized", quantized)):
             tensors |= {f"{i}.{side}.{name}": tensor for name, tensor in outputs.items()}
         known = {name: getattr(scene.truth, name) for name in _TRUTH}
@@ -60,7 +61,7 @@ class Predictions:
     def write(self) -> dict[str, Any]:
         """The record's `predictions`."""
         with ExitStack() as parts:
-            tensors = {}
+            tensors: dict[str, Tensor] = {}
             for i in range(len(self.scenes)):
                 path = str(self.folder / _part(i))
                 file = parts.enter_context(safe_open(path, framework="pt"))  # mapped: read as it is copied

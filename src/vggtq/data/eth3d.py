@@ -51,7 +51,9 @@ KNOWN_BYTES = {"courtyard_dslr_undistorted.7z": 500_990_569}
 
 @dataclass
 class ETH3D:
-    """One scene as one sequence, images in natural order of their names. Units are metres.
+    """Each scene as one sequence, images in natural order of their names. Units are metres.
+
+    `scene` names one scene, several as courtyard+electro, or all 13.
 
     Poses and intrinsics come from `dslr_calibration_undistorted`. Depth is used where `ground_truth_depth`
     and `dslr_calibration_jpg` exist (use_depth=false leaves it out); pixels that `masks_for_images` marks as
@@ -72,12 +74,21 @@ class ETH3D:
     use_masks: bool = True
 
     def __post_init__(self) -> None:
-        check_scene(self.scene)
+        for name in self.names:
+            check_scene(name)
         check_options(self.mode, self.image_size, self.patch_size)
         check_selection(self.start, self.stride, self.max_images)
 
+    @property
+    def names(self) -> list[str]:
+        return list(SCENES) if self.scene == "all" else list(dict.fromkeys(self.scene.split("+")))
+
     def scenes(self) -> Iterator[Scene]:
-        """Yields the one scene. Raises DataError when files are missing, damaged or contradict each other."""
+        """Yields scene after scene. Raises DataError when files are missing, damaged or contradict each other."""
+        for name in self.names:
+            yield dataclasses.replace(self, scene=name)._load()
+
+    def _load(self) -> Scene:
         folder = Path(self.root).expanduser() / self.scene
         image_folder = self._image_folder(folder)
         frames, sources = self._registered(folder / "dslr_calibration_undistorted")
@@ -111,7 +122,7 @@ class ETH3D:
             depth=None if depth is None else torch.from_numpy(depth),
             metric=True,
         )
-        yield Scene(self.scene, images, tuple(files), truth, tuple(notes))
+        return Scene(self.scene, images, tuple(files), truth, tuple(notes))
 
     def _registered(self, calibration: Path) -> tuple[list[ColmapImage], list[ColmapCamera]]:
         """The selected frames in natural order, and the camera of each."""
@@ -157,7 +168,8 @@ def check_scene(scene: str) -> None:
     """Raises ConfigError unless scene is one of the 13 training scenes."""
     if scene not in SCENES:
         raise ConfigError(
-            f"ETH3D has no training scene {scene!r}{did_you_mean(scene, SCENES)}; valid: {', '.join(SCENES)}"
+            f"ETH3D has no training scene {scene!r}{did_you_mean(scene, SCENES)}; valid: {', '.join(SCENES)}; "
+            "several in one run: courtyard+electro or all"
         )
 
 

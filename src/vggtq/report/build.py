@@ -17,8 +17,10 @@ from vggtq.report.groups import Group, group_rows
 from vggtq.report.i18n import LANGUAGES, Translate, translator
 from vggtq.report.index import INDEX_NAME, load_index, write_index
 from vggtq.report.page import page
+from vggtq.report.paper import paper_files
 from vggtq.report.records import read_record
 from vggtq.report.results import Report, write_results
+from vggtq.report.scenes_markdown import multi_scene_files
 from vggtq.report.tables import group_markdown, summary_table, unreadable_markdown
 from vggtq.report.text import group_text, heading, unreadable_text, wrap
 from vggtq.report.titles import flat
@@ -27,17 +29,23 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+# What a template writes besides the standard files: their contents by name.
+TEMPLATES: dict[str, Callable[[Report, Translate], dict[str, str]]] = {
+    "standard": lambda report, t: {},
+    "paper": paper_files,
+    "multi_scene": multi_scene_files,
+}
 _CHARTS = "comprehensive_visualizations"
 _log = logging.getLogger("vggtq.report")
 
 
-def build_report(folders: Sequence[Path], out: Path, lang: str = "en") -> Report:
-    """Merge every record below `folders` and write the report into `out`.
+def build_report(folders: Sequence[Path], out: Path, lang: str = "en", template: str = "standard") -> Report:
+    """Merge every record below `folders` and write the report into `out`; `template` says what besides the standard files.
 
-    DataError if there is none; ConfigError for a folder that does not exist or an unknown language.
+    DataError if there is none; ConfigError for a folder that does not exist, an unknown language or template.
     """
     folders, out = [Path(folder) for folder in folders], Path(out)
-    _check(folders, lang)
+    _check(folders, lang, template)
     with _told_as_one_line(out):
         _check_out(out)
     index = load_index(out / INDEX_NAME)
@@ -50,6 +58,8 @@ def build_report(folders: Sequence[Path], out: Path, lang: str = "en") -> Report
     report = make_report(found, folders)
     with _told_as_one_line(out):
         write_report(report, out, lang)
+        for name, content in TEMPLATES[template](report, translator(lang)).items():
+            _write_text(report, out / name, content)
     return report
 
 
@@ -70,7 +80,10 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"report.out={out} is a file; name a folder for the report")
 
 
-def _check(folders: Sequence[Path], lang: str) -> None:
+def _check(folders: Sequence[Path], lang: str, template: str) -> None:
+    if template not in TEMPLATES:
+        hint = did_you_mean(template, TEMPLATES)
+        raise ConfigError(f"report.template={template} is not one of {', '.join(TEMPLATES)}{hint}")
     if lang not in LANGUAGES:
         valid = " or ".join(LANGUAGES)
         raise ConfigError(

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from string import Formatter
 from typing import Any
 
+from vggtq.report.template_texts import TEMPLATE_TEXTS
+
 LANGUAGES = ("en", "zh")
 
 Translate = Callable[..., str]
@@ -291,9 +293,9 @@ class _Counting(Formatter):
 
 def translator(lang: str) -> Translate:
     """`t(key, **values)` in `lang`; KeyError on a key that has no text."""
-    column = LANGUAGES.index(lang)
+    column, texts = LANGUAGES.index(lang), TEXTS | TEMPLATE_TEXTS
 
     def translate(key: str, /, **values: Any) -> str:
-        return _Counting().vformat(TEXTS[key][column], (), values)
+        return _Counting().vformat(texts[key][column], (), values)
 
     return translate

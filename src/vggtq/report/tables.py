@@ -59,9 +59,9 @@ def cells(t: Translate) -> list[Cell]:
     return [
         *columns,
         (t("rotation"), lambda row: short(row["pose.rotation_deg_mean"])),
-        (t("auc"), lambda row: _truth(row, "pose.auc_30")),
-        (t("abs_rel"), lambda row: _truth(row, "depth.abs_rel")),
-        (t("point_error"), lambda row: _truth(row, "points.relative_error_median")),
+        (t("auc"), lambda row: truth_cell(row, "pose.auc_30")),
+        (t("abs_rel"), lambda row: truth_cell(row, "depth.abs_rel")),
+        (t("point_error"), lambda row: truth_cell(row, "points.relative_error_median")),
         (t("grade"), lambda row: grade(row, t)),
     ]
 
@@ -74,7 +74,7 @@ def _output_cells(output: str, t: Translate) -> list[Cell]:
     ]
 
 
-def _truth(row: Row, column: str) -> str:
+def truth_cell(row: Row, column: str) -> str:
     values = (row[f"geometry.{name}"] for name in (f"quantized.{column}", f"reference.{column}"))
     interval = (row[f"geometry.change.{column}.{name}"] for name in ("mean", "low", "high"))
     return beside(*values, *interval)
@@ -140,7 +140,7 @@ def groups_table(groups: Sequence[Group], lang: str = "en") -> "Table":
         (t("speedup"), speedup),
         (t("mean_error"), lambda row: short(row["mean_relative_error"])),
         (t("rotation_short"), lambda row: short(row["pose.rotation_deg_mean"])),
-        (t("auc"), lambda row: _truth(row, "pose.auc_30")),
+        (t("auc"), lambda row: truth_cell(row, "pose.auc_30")),
         (t("grade"), lambda row: grade(row, t) if row["status"] == "ok" else t("failed")),
     ]
     if len(groups) > 1:
