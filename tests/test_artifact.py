@@ -23,11 +23,12 @@ from vggtq.models.loading import LoadedModel, share_parameters
 from vggtq.progress import Steps
 from vggtq.quant.quantize import quantize_
 from vggtq.quant.rest import round_rest_
-from vggtq.quant.scheme import Layers, Scheme, Weights
+from vggtq.quant.scheme import Activations, Layers, Scheme, Weights
 from vggtq.quant.size import stored_bytes
 
 SCHEMES = [name for name in options("scheme") if name != "fp32"]
 ALL_TYPES = "scheme.layers.types=[Linear,MultiheadAttention,Conv2d,ConvTranspose2d]"
+FIXTURES = Path(__file__).with_name("fixtures")
 NOWHERE = WeightsInfo("seed 0", "random", "0" * 64, random=True)
 
 
@@ -217,8 +218,23 @@ def test_foreign_files_are_refused_with_a_reason(tmp_path: Path, file: Path) -> 
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(WeightsError, match="not a safetensors file"):
         vggtq.load(tmp_path / "text.safetensors")
-    with pytest.raises(WeightsError, match=r"artifact format 99.*reads 1"):
+    with pytest.raises(WeightsError, match=r"artifact format 99.*reads 1 and 2"):
         vggtq.load(_rewritten(file, format_version="99"))
+
+
+def test_a_file_of_the_first_version_is_still_read() -> None:
+    """Written before activations had granularities and static ranges."""
+    first, now = nn.Sequential(nn.Linear(8, 4)), nn.Sequential(nn.Linear(8, 4)).requires_grad_(False)
+    layers = vggtq.load_into_(first, FIXTURES / "artifact_v1.safetensors").layers
+    now[0].weight.copy_(torch.linspace(-1, 1, 32).view(4, 8))
+    now[0].bias.copy_(torch.arange(4.0))
+    scheme = Scheme(activations=Activations("dynamic"), layers=Layers(skip_first_last=False))
+    expected = quantize_(now, scheme).layers
+    assert [(layer.weights, layer.stored_bytes) for layer in layers] == [
+        (layer.weights, layer.stored_bytes) for layer in expected
+    ]
+    x = torch.randn(5, 8)
+    assert torch.equal(first(x), now(x))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from vggtq.quant import blocked_linear
 from vggtq.quant.activations import affine_codes, affine_parameters
 from vggtq.quant.cpu_conv import OneDnnInt8Conv, window_of
 from vggtq.quant.cpu_linear import onednn_activation_bits
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.layers import QuantConv, conv_transpose_weight, weight_rows
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.scheme import Activations, Weights
@@ -107,6 +108,29 @@ def test_int8_convolutions_are_exact_on_their_own_codes(name: str, granularity: 
             torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(layer.weight_tensors()["codes"], packed.codes)
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+@needs_onednn
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+def test_a_static_range_serves_all_images_and_saturates(symmetric: bool) -> None:
+    torch.manual_seed(0)
+    conv, x = CONVS["3x3"](), torch.randn(3, 6, 12, 13)
+    packed = pack_weight(conv.weight.flatten(1), Weights())
+    layer = QuantConv(packed, conv, Activations("static", symmetric=symmetric))
+    layer.set_input_range(InputRange.between(-0.5, 1.5, 8, symmetric))
+    assert isinstance(layer.rows, OneDnnInt8Conv) and layer.input_range is not None
+    rounded = layer.input_range.round_trip(x)
+    assert float(rounded.max()) < 1.51 < float(x.max())
+    expected = with_weight(conv, packed)(rounded.double())
+    # Of halves a few fall to the other side, where x is multiplied by the scale's reciprocal.
+    step = float(layer.input_range.scale) * float(conv.weight.abs().max())
+    for memory in (torch.contiguous_format, torch.channels_last):
+        assert (layer(x.contiguous(memory_format=memory)) - expected).abs().max() <= 2 * step
+        assert ((layer(x) - expected).abs() <= 1e-4).float().mean() > 0.99
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    assert layer.notes == () or layer.activation_bits == 7
+    x[1, 0, 0, 0] = torch.nan
+    assert torch.isnan(layer(x)[1]).all() and torch.isfinite(layer(x)[[0, 2]]).all()
 
 
 @needs_onednn

@@ -1,7 +1,6 @@
 """Rounding with data, other bases, calibration: against brute force, scipy and direct computation."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from test_run import recorded
-from vggtq.calibration_data import Samples
-from vggtq.config import Calibration
-from vggtq.data.rooms import Rooms
-from vggtq.errors import ConfigError, DataError, QuantizationError
+from vggtq.errors import ConfigError, QuantizationError
 from vggtq.models.vit import Block
 from vggtq.quant.calibration import InputStatistics, Observer
 from vggtq.quant.clipping import (
@@ -79,6 +74,17 @@ def test_gptq_equals_rounding_one_column_at_a_time_with_the_inverse_recomputed(
         weight[:, rest] -= error[:, None] * inverse[0] / inverse[0, 0]
         expected[:, column] = code.int()
     assert (got == expected).float().mean() > 0.99, "float32 may fall on the other side of a half"
+
+
+@pytest.mark.parametrize("columns", [1, 127, 128, 129, 300])
+def test_the_spread_of_errors_is_a_factor_of_the_inverse(columns: int) -> None:
+    _, inputs, _ = problem(1, columns)
+    gram = inputs.T @ inputs / 400
+    spread = error_spread(gram, 0.01)
+    hessian = gram.double() + 0.01 * gram.double().diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    product = spread.inverse.double().T @ spread.inverse.double() @ hessian[spread.order][:, spread.order]
+    assert torch.allclose(product, torch.eye(columns, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert torch.equal(spread.inverse, spread.inverse.triu())
 
 
 def test_gptq_lies_between_nearest_and_the_best_codes_of_all() -> None:
@@ -212,18 +218,6 @@ def show(model: nn.Module) -> None:
     model(torch.randn(64, 16, generator=torch.Generator().manual_seed(1)))
 
 
-def test_layers_are_observed_in_as_few_passes_as_memory_allows() -> None:
-    model, names = net(), ["0", "2", "4"]
-    roomy = Observer(model, names, show)
-    assert all(roomy.take(name) is not None for name in names)
-    tight = Observer(model, names, show, memory_bytes=4 * 32 * 32)
-    for name in names:
-        statistics = tight.take(name)
-        assert statistics is not None and statistics.rows == 64
-    assert (roomy.passes, tight.passes) == (1, 3)
-    assert not any(module._forward_pre_hooks for module in model.modules())
-
-
 def test_layers_without_usable_inputs_are_named() -> None:
     model = net()
     with pytest.raises(QuantizationError, match=r"4: no calibration sample reaches"):
@@ -311,37 +305,8 @@ def test_float_weights_are_not_rounded_by_integer_methods(wrong: dict) -> None:
         (lambda: Rounding(damping=0), "positive"),
         (lambda: Transform("smoth"), "did you mean smooth"),
         (lambda: Transform("smooth", alpha=2), "between 0 and 1"),
-        (lambda: Calibration(samples=0), "at least 1"),
     ],
 )
 def test_options_of_methods_are_checked(make: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()  # type: ignore[operator]
-
-
-def test_what_was_calibrated_on_is_never_evaluated(tmp_path: Path) -> None:
-    rooms = Rooms(count=2, frames=2, size=[28, 28])
-    samples = Samples.of(Calibration(dataset=rooms))
-    first, other = next(rooms.scenes()), next(Rooms(frames=2, size=[28, 28], seed=1).scenes())
-    samples.check_disjoint(other)
-    with pytest.raises(DataError, match=r"image 0 of scene test-0-0 is among the calibration samples"):
-        samples.check_disjoint(first)
-    overlap = ["dataset=rooms", "scenes=1", "frames=2", "size=[56,56]", "scheme=gptq_w4a16", "group_size=16"]
-    same = ["calibration.dataset.split=test", "calibration.samples=1", "calibration.dataset.frames=2"]
-    record = recorded(tmp_path, *overlap, *same)
-    assert "among the calibration samples" in record["error"]["message"]
-
-
-def test_a_record_says_what_the_recipe_was_calibrated_on(tmp_path: Path) -> None:
-    record = recorded(tmp_path, "scheme=gptq_w4a16", "group_size=16", "calibration.samples=2")
-    assert record["status"] == "ok", record["error"]
-    calibration = record["calibration"]
-    assert (calibration["name"], calibration["scenes"], calibration["frames"]) == ("rooms", 2, 8)
-    assert calibration["passes"] == 1 and len(calibration["sha256"]) == 64
-    assert recorded(tmp_path, "scheme=int4_group", "group_size=16")["calibration"] is None
-
-
-def test_a_missing_folder_of_calibration_images_is_named_as_such(tmp_path: Path) -> None:
-    record = recorded(tmp_path, "scheme=gptq_w4a16", "group_size=16", "calibration=images")
-    assert "calibration.dataset.path is empty" in record["error"]["message"]
-    assert " dataset.path" not in record["error"]["message"]

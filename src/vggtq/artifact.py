@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vggtq import __version__
-from vggtq.artifact_layout import PACKED, check_layout
+from vggtq.artifact_layout import PACKED, RANGE, check_layout
 from vggtq.errors import VggtqError, WeightsError
 from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_digest
 from vggtq.models.loading import LoadedModel, model_of
 from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import describe
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.layers import QuantConv, TransformedLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import Quantization, restore_
@@ -37,7 +38,8 @@ from vggtq.safetensors_file import write_safetensors
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = ("1", "2")  # version 1 lacks static activations and 4-bit floats, and is otherwise the same
 KEY = "vggtq"  # of the metadata entry that makes a safetensors file an artifact
 SUFFIX = ".safetensors"
 
@@ -61,7 +63,8 @@ class LayerEntry:
         assert codes is not None
         transform = InputTransform(tensors.get("input_scale"), self.rotation)
         numbers = (self.weights, self.columns, signal, noise, self.notes)
-        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform)
+        whole = tensors.get("tensor_scale")
+        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform, tensor_scale=whole)
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,14 @@ def read_header(path: Path | str) -> Header:
     path = Path(path).expanduser()
     metadata = _metadata(path)
     version = metadata.get("format_version", "?")
-    if version != str(FORMAT_VERSION):
+    if version not in READABLE:
         raise WeightsError(
-            f"{path.name}: artifact format {version}, this vggtq {__version__} reads {FORMAT_VERSION}; "
+            f"{path.name}: artifact format {version}, this vggtq {__version__} reads {' and '.join(READABLE)}; "
             f"use the version that wrote it, or export it again"
         )
     try:
+        if metadata["format"] != "pt":  # what the digest does not cover
+            raise ValueError(f"format {metadata['format']}")
         return _parsed(metadata[KEY], metadata["sha256"])
     except (VggtqError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
@@ -233,13 +238,25 @@ class _StoredWeights:
 
     def __init__(self, header: Header, tensors: _HashedTensors) -> None:
         self._entries = {entry.name: entry for entry in header.layers}
-        self._tensors = tensors
+        self._tensors, self._activations = tensors, header.scheme.activations
         self._shared: dict[str, PackedWeight] = {}
         owners = [entry.codes for entry in header.layers]
         self._several = {owner for owner in owners if owners.count(owner) > 1}
 
     def packed(self, weight: WeightOf) -> PackedWeight:
         entry = self._entries[weight.name]
+        return replace(self._weight(entry), input_range=self._range(entry.name))
+
+    def _range(self, layer: str) -> InputRange | None:
+        names = [f"{layer}.{key}" for key in RANGE]
+        if not all(name in self._tensors.names for name in names):
+            return None
+        scale, zero_point = (self._tensors.get(name) for name in names)
+        found = InputRange(scale, zero_point, self._activations.bits, self._activations.symmetric)
+        found.check()
+        return found
+
+    def _weight(self, entry: LayerEntry) -> PackedWeight:
         if entry.codes in self._shared:
             return self._shared[entry.codes]
         tensors = {key: self._tensors.get(name) for key, name in self._names(entry).items()}

@@ -8,7 +8,14 @@ from vggtq.errors import QuantizationError, WeightsError
 from vggtq.quant.layers import weight_rows
 from vggtq.quant.select import named_weights
 
-PACKED = ("codes", "scale", "zero_point", "input_scale")  # what a quantized layer may consist of
+PACKED = (
+    "codes",
+    "scale",
+    "zero_point",
+    "tensor_scale",
+    "input_scale",
+)  # what a quantized layer may consist of
+RANGE = ("activation_scale", "activation_zero_point")  # its own even where layers share their weight
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 
 
@@ -29,6 +36,7 @@ def check_layout(skeleton: nn.Module, stored: Layout, layers: Mapping[str, str],
         rest.pop(names[id(weight.parameter)], None)
         rows[layers[weight.name]] = weight_rows(weight.parameter, weight.transposed, weight.groups).shape[0]
     packed = {f"{owner}.{key}" for owner in rows for key in PACKED}
+    packed |= {f"{name}.{key}" for name in layers for key in RANGE}
     missing = [name for name in (*rest, *(f"{owner}.codes" for owner in rows)) if name not in stored]
     extra = [name for name in stored if name not in rest and name not in packed]
     if missing or extra:
@@ -40,6 +48,8 @@ def check_layout(skeleton: nn.Module, stored: Layout, layers: Mapping[str, str],
     for name, (shape, _) in stored.items():
         owner, _, key = name.rpartition(".")
         wanted = rest.get(name)
+        if wanted is None and key in RANGE:
+            wanted = (1,)
         wrong = shape != wanted if wanted is not None else key == "codes" and shape[:1] != (rows[owner],)
         if wrong:
             raise WeightsError(

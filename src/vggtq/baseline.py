@@ -76,7 +76,7 @@ class Baseline:
             }
 
         identity = self._of(images, images_sha256, name) | {
-            "package": _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")})))),
+            "package": package_digest(),
             "allocator": _variables(("MALLOC_", "LD_PRELOAD", "PYTORCH_")),
         }
         found, cached = self.cache.get(identity, compute)
@@ -108,6 +108,11 @@ def numeric_machine(device: torch.device) -> dict[str, Any]:
 
 def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
+
+
+def package_digest() -> str:
+    """SHA-256 over all source files of this package."""
+    return _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")}))))
 
 
 def code_digest(network: nn.Module) -> str | None:

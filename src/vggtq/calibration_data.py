@@ -1,62 +1,126 @@
-"""The images that a recipe is calibrated on: how they reach the model, and that none of them is evaluated."""
+"""The images that a recipe is calibrated on: which they are, and that none of them is evaluated."""
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vggtq.config import Calibration
+from vggtq.calibration_cache import CalibrationCache
+from vggtq.calibration_config import Calibration
+from vggtq.calibration_selection import diverse
+from vggtq.config import Config
 from vggtq.data.scene import Scene
-from vggtq.errors import DataError
+from vggtq.errors import ConfigError, DataError
+from vggtq.models.loading import LoadedModel
+from vggtq.quant.quantize import Quantization
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Samples:
-    """The calibration scenes, in memory. `seen` holds the SHA-256 of every image."""
+    """The calibration scenes, in memory. `seen` holds the SHA-256 of every image and file of all candidates."""
 
-    name: str
-    scenes: list[Tensor] = field(default_factory=list)
+    calibration: Calibration
+    scenes: list[Scene] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    candidates: int = 0
+    outliers: list[str] = field(
+        default_factory=list
+    )  # names of candidates that selection=diverse left out first
+    cache: CalibrationCache | None = None
+    _notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, calibration: Calibration) -> "Samples":
-        """Reads or renders them. Raises DataError."""
-        samples = cls(calibration.name)
+        """Reads or renders the candidates. Raises DataError."""
+        samples = cls(calibration)
         for scene in calibration.dataset.scenes():
-            samples.scenes.append(scene.images)
-            samples.seen |= {_digest(image) for image in scene.images}
+            samples.scenes.append(scene)
+            samples.seen |= _digests(scene)
+        samples.candidates = len(samples.scenes)
         if not samples.scenes:
             raise DataError(f"calibration {calibration.name} has no scenes; check calibration.dataset")
+        if samples.candidates < calibration.samples:
+            samples._note(
+                f"calibration={calibration.name} has {samples.candidates} of the {calibration.samples} samples asked for"
+            )
         return samples
 
-    def run(self, model: nn.Module) -> None:
-        """Shows all samples to the model."""
+    def select_(self, model: nn.Module) -> None:
+        """Keeps calibration.samples of the candidates. model: in float; it is asked only for selection=diverse."""
+        wanted = self.calibration
+        if wanted.selection == "random":
+            self.scenes = self.scenes[: wanted.samples]
+            return
+        features = getattr(model, "features", None)
+        if features is None:
+            raise ConfigError(
+                f"calibration.selection=diverse: {type(model).__name__} has no features(images); use selection=random"
+            )
         device = next(iter(model.parameters())).device
-        for images in self.scenes:
-            model(images.to(device)[None])
+        with torch.inference_mode():
+            rows = [features(scene.images.to(device)).float().cpu() for scene in self.scenes]
+        selection = diverse(torch.stack(rows).numpy(), wanted.samples, wanted.seed)
+        self.outliers = [self.scenes[i].name for i in selection.outliers]
+        self.scenes = [self.scenes[i] for i in selection.chosen]
+
+    def prepare(self, config: Config, model: LoadedModel) -> tuple[list[Tensor], CalibrationCache]:
+        """What `quantize_` needs: the inputs, (1, S, 3, H, W) each, and the cache of what layers see of them."""
+        self.select_(model.module)
+        folder = Path(config.calibration_cache) if config.calibration_cache else None
+        self.cache = CalibrationCache(model, repr(config.model), self.sha256, config.scheme, folder)
+        return [scene.images[None] for scene in self.scenes], self.cache
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self._notes, *(self.cache.notes if self.cache else ())]
+
+    @property
+    def sha256(self) -> str:
+        """Of all images, in order."""
+        digests = [_digest(image) for scene in self.scenes for image in (*scene.images, torch.zeros(0))]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def check_disjoint(self, scene: Scene) -> None:
-        """Raises DataError if an image of an evaluated scene was calibrated on."""
-        for index, image in enumerate(scene.images):
-            if _digest(image) in self.seen:
+        """Raises DataError if an image of an evaluated scene was calibrated on, or could have been."""
+        files = [file.sha256 for file in scene.files] or [""] * len(scene.images)
+        for index, (image, file) in enumerate(zip(scene.images, files, strict=True)):
+            # The same photograph may have been cropped or padded in another way.
+            if file in self.seen or _digest(image) in self.seen:
                 raise DataError(
                     f"image {index} of scene {scene.name} is among the calibration samples: what a recipe was fitted on says "
                     f"nothing about it; use calibration=rooms or other images"
                 )
 
-    def describe(self, passes: int) -> dict[str, Any]:
-        """The record's `calibration`. passes: how often the model ran on all samples."""
-        together = hashlib.sha256("".join(sorted(self.seen)).encode()).hexdigest()
-        frames = sum(len(images) for images in self.scenes)
+    def describe(self, quantization: Quantization) -> dict[str, Any]:
+        """The record's `calibration`."""
         return {
-            "name": self.name,
+            "name": self.calibration.name,
+            "selection": self.calibration.selection,
+            "candidates": self.candidates,
+            "outliers": self.outliers,
             "scenes": len(self.scenes),
-            "frames": frames,
-            "sha256": together,
-            "passes": passes,
+            "frames": sum(len(scene.images) for scene in self.scenes),
+            "samples": [scene.name for scene in self.scenes],
+            "sha256": self.sha256,
+            "passes": quantization.calibration_passes,
+            "groups": quantization.calibration_groups,
+            "seconds": quantization.calibration_seconds,
+            **(self.cache.describe() if self.cache else {}),
         }
+
+    def _note(self, text: str) -> None:
+        log.warning(text)
+        self._notes.append(text)
+
+
+def _digests(scene: Scene) -> set[str]:
+    return {*map(_digest, scene.images), *(file.sha256 for file in scene.files)}
 
 
 def _digest(image: Tensor) -> str:

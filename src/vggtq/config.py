@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vggtq.calibration_config import Calibration, candidates
 from vggtq.errors import ConfigError, did_you_mean
 from vggtq.quant.scheme import Scheme
 
@@ -36,7 +37,7 @@ SHORT_KEYS = {
 }
 
 # Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache",)
+PLACES = ("baseline_cache", "calibration_cache")
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -82,20 +83,6 @@ class Timing:
 
 
 @dataclass
-class Calibration:
-    """Images on which recipes look at the inputs of layers; never those that are evaluated. samples, seed: for `dataset`."""
-
-    name: str = "rooms"
-    samples: int = 16
-    seed: int = 0
-    dataset: Any = None
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"calibration.samples={self.samples}: at least 1 is needed; 16 is usual")
-
-
-@dataclass
 class Config:
     """One run."""
 
@@ -121,6 +108,7 @@ class Config:
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
+    calibration_cache: str | None = None  # folder of what layers saw; null computes it in every run
 
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
@@ -140,6 +128,7 @@ def register() -> None:
     """Makes the schema and the resolver of run names known to Hydra; may be called more than once."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("candidates", candidates, replace=True)
 
 
 def validated(cfg: DictConfig) -> Config:
@@ -160,11 +149,19 @@ def validated(cfg: DictConfig) -> Config:
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     if config.scheme.needs_calibration:
-        config.calibration.dataset = _calibration_dataset(config.calibration.dataset)
+        config.calibration.dataset = _calibration_dataset(config, candidates(_root_=cfg))
     return config
 
 
-def _calibration_dataset(node: dict[str, Any]) -> Any:
+def _calibration_dataset(config: Config, count: int) -> Any:
+    wanted, node = config.calibration, config.calibration.dataset
+    if node is None:
+        if not hasattr(config.dataset, "calibration"):
+            raise ConfigError(
+                f"calibration=dataset: dataset={config.dataset.name} has no images that are not evaluated; "
+                f"use calibration=rooms, or calibration=images calibration.dataset.path=DIR"
+            )
+        return config.dataset.calibration(count, wanted.frames, wanted.seed)
     try:
         return instantiate(node, "calibration.dataset")
     except ConfigError as error:

@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 
 def describe_scheme(scheme: Scheme) -> dict[str, Any]:
     """The record's `scheme`: what tables say of it."""
-    activation_bits = scheme.activations.bits if scheme.activations.mode != "none" else None
+    inputs = scheme.activations
+    rounded, static = inputs.mode != "none", inputs.mode == "static"
     return {
         "name": scheme.name,
         "label": scheme.label,
         **asdict(scheme.weights),
-        "activation_bits": activation_bits,
+        "activation_bits": inputs.bits if rounded else None,
+        "activations": {
+            "mode": inputs.mode,
+            "granularity": inputs.scale_granularity,
+            "symmetric": inputs.symmetric if rounded else None,
+            "observer": inputs.observer if static else None,
+            "percentile": inputs.percentile if inputs.observer == "percentile" else None,
+        },
     }
 
 

@@ -109,11 +109,11 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     steps.step(f"quantizing to {config.scheme.label}")
     with timed(seconds, "quantize"):
         twin = share_parameters(model.module)
-        calibrate = samples.run if samples else None
-        quantization = quantize_(twin, config.scheme, on_layer=steps.at, calibrate=calibrate)
+        inputs, cache = samples.prepare(config, model) if samples else (None, None)
+        quantization = quantize_(twin, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
         round_rest_(twin, config.rest)
     record |= describe_layers(quantization)
-    record["calibration"] = samples.describe(quantization.calibration_passes) if samples else None
+    record["calibration"] = samples.describe(quantization) if samples else None
     record["size"] = describe_size(model.module, twin, quantization, config.rest)
     _log_quantization(config.scheme, quantization, record["size"])
 
@@ -123,7 +123,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
 
     if config.save:
         record["artifact"] = _saved(save(folder / ARTIFACT))
-    notes = [*quantization.notes, *_domain_notes(config)]
+    notes = [*quantization.notes, *(samples.notes if samples else ()), *_domain_notes(config)]
     predictions = Predictions(folder) if config.save_predictions else None
     comparison = Comparison(config, model, twin, device, predictions)
     for scene in chain([first], scenes):

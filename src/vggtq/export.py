@@ -116,7 +116,9 @@ def _quantize_calibrated(config: Config, steps: Steps) -> "tuple[nn.Module, Quan
 
     samples = Samples.of(config.calibration)
     loaded = config.model.load(torch.device("cpu"))
-    quantization = quantize_(loaded.module, config.scheme, on_layer=steps.at, calibrate=samples.run)
+    steps.step(f"calibrating {config.model.name} and quantizing it to {config.scheme.label}")
+    inputs, cache = samples.prepare(config, loaded)
+    quantization = quantize_(loaded.module, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
     round_rest_(loaded.module, config.rest)
     return loaded.module, quantization, loaded.weights
 

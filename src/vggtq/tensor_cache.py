@@ -29,11 +29,12 @@ Tensors = dict[str, Tensor]
 class TensorCache:
     """A folder of cached tensors. `folder` None computes everything every time.
 
-    notes: what went wrong with the folder, for the record; a cache that cannot be used never stops a run.
+    content: what it keeps, for messages. notes: what went wrong with the folder, for the record; a cache that cannot be used
+    never stops a run.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, content: str = "FP32 outputs") -> None:
+        self.folder, self.content = folder, content
         self.notes: list[str] = []
 
     def get(self, identity: Mapping[str, Any], compute: Callable[[], Tensors]) -> tuple[Tensors, bool]:
@@ -62,7 +63,7 @@ class TensorCache:
             try:
                 lock.acquire(timeout=0.5)
             except Timeout:
-                log.info("another run is computing the same outputs; waiting for it")
+                log.info("another run is computing the same %s; waiting for it", self.content)
                 lock.acquire()
         except (OSError, NotImplementedError) as error:  # filelock: the file system knows no locks
             self._give_up("locked", error)
@@ -82,7 +83,7 @@ class TensorCache:
 
     def _give_up(self, what: str, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or str(error)
-        note = f"the cache of FP32 outputs cannot be {what} ({reason}); null as its folder switches it off"
+        note = f"the cache of {self.content} cannot be {what} ({reason}); null as its folder switches it off"
         if note not in self.notes:
             log.warning(note)
             self.notes.append(note)

@@ -10,6 +10,7 @@ from vggtq.bench.alternatives import linear_alternatives
 from vggtq.bench.rows import BF16, FP32, Candidate, Missing, Row, rows_of
 from vggtq.environment import has_bf16
 from vggtq.quant.backends import quantized_linear
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.packed import pack_weight
 from vggtq.quant.scheme import Activations, Weights
 
@@ -23,6 +24,7 @@ SHAPES = [*LARGE, (300, 256, 1024), (300, 1024, 256)]
 SECONDS = 5.0  # per shape
 
 DYNAMIC, FLOAT = Activations("dynamic"), Activations()
+PER_TENSOR, STATIC = Activations("dynamic", granularity="per_tensor"), Activations("static", symmetric=False)
 
 
 def _int4(group_size: int) -> Weights:
@@ -33,6 +35,8 @@ SCHEMES: dict[str, tuple[Weights, Activations]] = {
     "W8A8 per-tensor": (Weights(granularity="per_tensor"), DYNAMIC),
     "W8A8 per-channel": (Weights(), DYNAMIC),
     "W8A8 asymmetric": (Weights(symmetric=False), DYNAMIC),
+    "W8A8, inputs per-tensor": (Weights(), PER_TENSOR),
+    "W8A8, inputs static per-tensor": (Weights(), STATIC),
     "FP16 weights": (Weights("float16", 16, granularity="none"), FLOAT),
     "INT8 per-tensor": (Weights(granularity="per_tensor"), FLOAT),
     "INT8 per-channel": (Weights(), FLOAT),
@@ -81,4 +85,7 @@ def _candidates(x: Tensor, linear: nn.Linear, device: torch.device, full: bool) 
 def _own(name: str, x: Tensor, linear: nn.Linear) -> Candidate:
     weights, activations = SCHEMES[name]
     layer = quantized_linear(pack_weight(linear.weight, weights), linear.bias, activations)
+    if activations.mode == "static":
+        low, high = (float(end) for end in torch.aminmax(x))
+        layer.set_input_range(InputRange.between(low, high, activations.bits, activations.symmetric))
     return Candidate(name, lambda: layer(x), layer.backend, layer.resident_bytes(), layer.simulated)

@@ -18,6 +18,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # Ctrl-C while the libraries below are imported, which takes seconds
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -32,6 +33,9 @@ from vggtq.data.preprocess import check_options, preprocess
 from vggtq.data.scene import GroundTruth, ImageFile, Scene
 from vggtq.data.select import check_selection, count, natural_key, select
 from vggtq.errors import ConfigError, DataError, VggtqError, did_you_mean
+
+if TYPE_CHECKING:
+    from vggtq.data.sequences import ETH3DSequences
 
 SCENES = (
     *("courtyard", "delivery_area", "electro", "facade", "kicker", "meadow", "office", "pipes", "playground"),
@@ -81,7 +85,7 @@ class ETH3D:
 
     @property
     def names(self) -> list[str]:
-        return list(SCENES) if self.scene == "all" else list(dict.fromkeys(self.scene.split("+")))
+        return scene_names(self.scene)
 
     def scenes(self) -> Iterator[Scene]:
         """Yields scene after scene. Raises DataError when files are missing, damaged or contradict each other."""
@@ -124,6 +128,24 @@ class ETH3D:
         )
         return Scene(self.scene, images, tuple(files), truth, tuple(notes))
 
+    def available(self) -> int:
+        """How many images its scenes have. Raises DataError."""
+        calibrations = [
+            Path(self.root).expanduser() / name / "dslr_calibration_undistorted" for name in self.names
+        ]
+        return sum(len(read_images(c / "images.txt", read_cameras(c / "cameras.txt"))) for c in calibrations)
+
+    def calibration(self, count: int, frames: int, seed: int) -> "ETH3DSequences":
+        """Sequences of other scenes."""
+        from vggtq.data.sequences import ETH3DSequences
+
+        size: dict[str, Any] = {
+            "image_size": self.image_size,
+            "mode": self.mode,
+            "patch_size": self.patch_size,
+        }
+        return ETH3DSequences(self.name, self.root, self.scene, count, frames, seed, **size)
+
     def _registered(self, calibration: Path) -> tuple[list[ColmapImage], list[ColmapCamera]]:
         """The selected frames in natural order, and the camera of each."""
         cameras = read_cameras(calibration / "cameras.txt")
@@ -162,6 +184,11 @@ def _check_sizes(files: Sequence[ImageFile], cameras: Sequence[ColmapCamera], fo
                 f"dslr_calibration_undistorted is {camera.width}x{camera.height}; "
                 "unpack images and calibration of the same archive"
             )
+
+
+def scene_names(scene: str) -> list[str]:
+    """Of a scene, several as courtyard+electro, or all; each once."""
+    return list(SCENES) if scene == "all" else list(dict.fromkeys(scene.split("+")))
 
 
 def check_scene(scene: str) -> None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from vggtq.data.preprocess import FrameTransform, check_options, preprocess
 from vggtq.data.scene import GroundTruth, ImageFile, Scene
 from vggtq.data.select import check_selection, count, natural_key, select
 from vggtq.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from vggtq.data.sequences import ImageSequences
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +62,10 @@ class ImageFolder:
 
     def scenes(self) -> Iterator[Scene]:
         """Yields the one scene. Raises DataError for a path, image or camera file that cannot be used."""
-        root = Path(self.path).expanduser()
-        if not root.exists():
-            raise DataError(f"dataset.path={self.path} does not exist; name the folder with your images")
+        root = self.root()
         notes: list[str] = []
         listed = _cameras_of(root, notes)
-        if listed is None:
-            paths = [root] if root.is_file() else find_images(root, notes)
-            chosen: list[tuple[Path, Camera | None]] = [(path, None) for path in paths]
-        else:
-            chosen = [(root / camera.image, camera) for camera in listed.cameras]
-        chosen = select(chosen, self.start, self.stride, self.max_images, self.path)
+        chosen = select(_listed(root, listed, notes), self.start, self.stride, self.max_images, self.path)
         if listed is not None:
             _check_present([path for path, _ in chosen], root)
         images, transforms, files, more = preprocess(
@@ -83,6 +80,32 @@ class ImageFolder:
         yield Scene(
             place.stem if root.is_file() else place.name, images, tuple(files), truth, (*notes, *more)
         )
+
+    def root(self) -> Path:
+        """The folder, or the single image. Raises DataError where there is none."""
+        root = Path(self.path).expanduser()
+        if not root.exists():
+            raise DataError(f"dataset.path={self.path} does not exist; name the folder with your images")
+        return root
+
+    def split(self) -> tuple[list[Path], list[Path]]:
+        """All images in order: those that `scenes` takes, and the others."""
+        root = self.root()
+        notes: list[str] = []
+        paths = [path for path, _ in _listed(root, _cameras_of(root, notes), notes)]
+        taken = select(paths, self.start, self.stride, self.max_images, self.path)
+        return taken, [path for path in paths if path not in set(taken)]
+
+    def calibration(self, count: int, frames: int, seed: int) -> "ImageSequences":
+        """Its images that are not evaluated, as sequences."""
+        from vggtq.data.sequences import ImageSequences
+
+        size: dict[str, Any] = {
+            "image_size": self.image_size,
+            "mode": self.mode,
+            "patch_size": self.patch_size,
+        }
+        return ImageSequences(self.name, self.path, count, frames, seed, without=self, **size)
 
 
 def find_images(root: Path, notes: list[str]) -> list[Path]:
@@ -153,6 +176,13 @@ def _cameras_of(root: Path, notes: list[str]) -> CameraList | None:
         notes.append("cameras.json has no list of images in the documented format and was ignored")
         log.warning(notes[-1])
     return listed
+
+
+def _listed(root: Path, listed: CameraList | None, notes: list[str]) -> list[tuple[Path, Camera | None]]:
+    if listed is not None:
+        return [(root / camera.image, camera) for camera in listed.cameras]
+    paths = [root] if root.is_file() else find_images(root, notes)
+    return [(path, None) for path in paths]
 
 
 def _check_present(paths: list[Path], root: Path) -> None:

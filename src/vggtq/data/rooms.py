@@ -7,7 +7,7 @@ depth; units are metres.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import matplotlib
@@ -67,6 +67,11 @@ class Rooms:
         """Renders one scene at a time."""
         for index in range(self.count):
             yield as_scene(f"{self.split}-{self.seed}-{index}", self.render(index))
+
+    def calibration(self, count: int, frames: int, seed: int) -> "Rooms":
+        """Rooms of another split."""
+        other = "train" if self.split == "calibration" else "calibration"
+        return replace(self, count=count, frames=frames, seed=seed, split=other)
 
     def render(self, index: int) -> Frames:
         """The frames of one scene, with a leading axis of 1."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vggtq.models.config import VGGTConfig
 from vggtq.models.positions import rope_table
 from vggtq.models.vit import Block, DinoV2, PatchConv
+from vggtq.stages import Stages, run_stages, within
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,8 +56,20 @@ class Aggregator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
+        tokens: dict[int, Tensor] = run_stages(self, self.stages(images))
+        return tokens
+
+    def stage_names(self) -> list[str]:
+        """The submodules that `stages` calls, in that order."""
+        names = ["patch_embed"]
+        if isinstance(self.patch_embed, DinoV2):
+            names = [f"patch_embed.blocks.{i}" for i in range(len(self.patch_embed.blocks))]
+        pairs = ((f"frame_blocks.{i}", f"global_blocks.{i}") for i in range(self.config.depth))
+        return [*names, *(name for pair in pairs for name in pair)]
+
+    def stages(self, images: Tensor) -> Stages:
         batch, frames = images.shape[:2]
-        x = self._tokens(images)
+        x = yield from self._tokens(images)
         n, dim = x.shape[-2:]
         grid = (images.shape[-2] // self.config.patch_size, images.shape[-1] // self.config.patch_size)
         head_dim = dim // self.config.num_heads
@@ -64,20 +77,23 @@ class Aggregator(nn.Module):
         # The same positions in every frame: rotary angles do not tell frames apart.
         rope_all = (rope[0].repeat(frames, 1), rope[1].repeat(frames, 1))
         kept: dict[int, Tensor] = {}
-        for i, (frame_block, global_block) in enumerate(
-            zip(self.frame_blocks, self.global_blocks, strict=True)
-        ):
-            local = frame_block(x.reshape(batch * frames, n, dim), rope)
-            x = global_block(local.reshape(batch, frames * n, dim), rope_all)
+        for i in range(self.config.depth):
+            local = yield f"frame_blocks.{i}", (x.reshape(batch * frames, n, dim), rope)
+            x = yield f"global_blocks.{i}", (local.reshape(batch, frames * n, dim), rope_all)
             if i in self.keep:
                 shape = (batch, frames, n, dim)
                 kept[i] = torch.cat([local.reshape(shape), x.reshape(shape)], dim=-1)
         return kept
 
-    def _tokens(self, images: Tensor) -> Tensor:
+    def _tokens(self, images: Tensor) -> Stages:
         """(B, S, N, C): special tokens before the patch tokens of each frame."""
         batch, frames = images.shape[:2]
-        patches = self.patch_embed(normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
+        flat = normalise(images).flatten(0, 1)
+        if isinstance(self.patch_embed, DinoV2):
+            patches = yield from within("patch_embed", self.patch_embed.stages(flat))
+        else:
+            patches = yield "patch_embed", (flat,)
+        patches = patches.unflatten(0, (batch, frames))
         special = torch.cat([self.camera_token, self.register_token], dim=2)
         # Entry 0 is for the reference frame, entry 1 for every other.
         special = torch.cat([special[:, :1], special[:, 1:].expand(-1, frames - 1, -1, -1)], dim=1)

@@ -17,6 +17,7 @@ from vggtq.models.config import VGGTConfig, parse_config
 from vggtq.models.dpt import DenseHead, Size, signed_expm1
 from vggtq.models.track import TrackHead
 from vggtq.models.vit import Block
+from vggtq.stages import Stages, within
 
 
 def build(config: Mapping[str, Any] | None = None) -> "VGGT":
@@ -84,6 +85,40 @@ class VGGT(nn.Module):
             if head is not None:
                 out[key], out[f"{key}_conf"] = head(tokens, self.aggregator.patch_start_idx, size)
         return out
+
+    def stages(self, images: Tensor) -> Stages:
+        """`forward` without tracks, and without an output: for looking at what submodules get."""
+        images = self._checked(images)
+        size = (images.shape[-2], images.shape[-1])
+        tokens = yield from within("aggregator", self.aggregator.stages(images))
+        for name in self._heads():
+            if name == "camera_head":
+                yield name, (tokens[self.config.aggregator.depth - 1],)
+            else:
+                yield name, (tokens, self.aggregator.patch_start_idx, size)
+
+    def stage_names(self) -> list[str]:
+        """The submodules that `stages` calls, in that order."""
+        return [*(f"aggregator.{name}" for name in self.aggregator.stage_names()), *self._heads()]
+
+    def _heads(self) -> list[str]:
+        return [
+            name for name in ("camera_head", "depth_head", "point_head") if getattr(self, name) is not None
+        ]
+
+    def special_tokens(self, images: Tensor) -> dict[str, tuple[int, int]]:
+        """Prefix of layer names to (tokens of a frame, how many of them, from the first, are no patches) in their inputs."""
+        a, p = self.config.aggregator, self.config.patch_embed
+        patches = (images.shape[-2] // a.patch_size) * (images.shape[-1] // a.patch_size)
+        special = self.aggregator.patch_start_idx
+        tokens = {f"aggregator.{kind}_blocks.": (special + patches, special) for kind in ("frame", "global")}
+        embed = 1 + p.num_register_tokens
+        return tokens | {"aggregator.patch_embed.blocks.": (embed + patches, embed), "camera_head.": (1, 1)}
+
+    def features(self, images: Tensor) -> Tensor:
+        """What a sequence of frames looks like to the network, (D,): its last patch tokens, averaged. images: as `forward`."""
+        kept = self.aggregator(self._checked(images))
+        return kept[max(kept)][:, :, self.aggregator.patch_start_idx :].mean((0, 1, 2))
 
     def norms_before(self) -> dict[str, str]:
         """Linear layer to the LayerNorm whose output it alone reads."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vggtq.models.config import PatchEmbedConfig
 from vggtq.models.positions import RopeTable, apply_rope
+from vggtq.stages import Stages, run_stages
 
 
 class LayerScale(nn.Module):
@@ -106,14 +107,18 @@ class DinoV2(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
+        tokens: Tensor = run_stages(self, self.stages(images))
+        return tokens
+
+    def stages(self, images: Tensor) -> Stages:
         frames, _, height, width = images.shape
         patches = self.patch_embed(images)
         x = torch.cat([self.cls_token.expand(frames, -1, -1), patches], dim=1)
         x = x + self._positions(height, width).to(x.dtype)
         # Registers come after the class token and have no position.
         x = torch.cat([x[:, :1], self.register_tokens.expand(frames, -1, -1), x[:, 1:]], dim=1)
-        for block in self.blocks:
-            x = block(x)
+        for i in range(len(self.blocks)):
+            x = yield f"blocks.{i}", (x,)
         return self.norm(x)[:, 1 + self.config.num_register_tokens :]
 
     def _positions(self, height: int, width: int) -> Tensor:

@@ -3,17 +3,20 @@
 import torch
 from torch import nn
 
+from vggtq.quant.blocked_float4 import Float4Linear
 from vggtq.quant.blocked_planes import PlanesLinear
 from vggtq.quant.blocked_rows import EmbeddingRowsLinear
 from vggtq.quant.blocked_wide import WideLinear
 from vggtq.quant.cpu_linear import FbgemmHalfLinear, OneDnnInt8Linear
 from vggtq.quant.cuda_linear import CudaHalfLinear, IntMatmulLinear
 from vggtq.quant.cuda_triton import Float8Linear, PackedWeightLinear, TritonInt8Linear
+from vggtq.quant.fbgemm_int8 import FbgemmInt8Linear
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
 LINEAR_BACKENDS: tuple[type[QuantLinear], ...] = (
+    FbgemmInt8Linear,
     OneDnnInt8Linear,
     TritonInt8Linear,
     IntMatmulLinear,
@@ -24,6 +27,7 @@ LINEAR_BACKENDS: tuple[type[QuantLinear], ...] = (
     EmbeddingRowsLinear,
     PlanesLinear,
     WideLinear,
+    Float4Linear,
     ReferenceLinear,
 )
 

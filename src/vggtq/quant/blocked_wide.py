@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.quant.blocked_linear import BlockedLinear, named_tensors, one_scale_per_row, scale_
+from vggtq.quant.cpu_rules import half_in_blocks
+from vggtq.quant.numbers import FLOAT4
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.rounding import block_of
 from vggtq.quant.scheme import Activations, Weights
@@ -34,8 +36,17 @@ class WideLinear(BlockedLinear):
         return (
             device.type == "cpu"
             and activations.mode == "none"
+            and spec.format not in FLOAT4
             and (spec.format != "int" or spec.bits in (8, 16))
         )
+
+    @property
+    def rule(self) -> str:
+        return (half_in_blocks((self.out_features, self.in_features)) or "") if self._halves else ""
+
+    @property
+    def _halves(self) -> bool:
+        return self.spec.format == "float16" and torch.backends.quantized.engine in ("x86", "fbgemm")
 
     def weight_tensors(self) -> dict[str, Tensor]:
         codes = self.values

@@ -1,4 +1,7 @@
-"""Convolutions of 8-bit integers on the CPU by oneDNN, with inputs that are rounded at run time, one image at a time."""
+"""Convolutions of 8-bit integers on the CPU by oneDNN, one image at a time.
+
+Inputs are rounded with the range of each image, found at run time and asymmetric, or with one static range.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.activations import affine_codes, affine_parameters
+from vggtq.quant.activations import affine_codes, affine_parameters, static_codes
 from vggtq.quant.cpu_linear import onednn_activation_bits
 from vggtq.quant.kernel_layout import KernelLayoutLinear
 from vggtq.quant.packed import PackedWeight
@@ -32,7 +35,7 @@ def window_of(conv: nn.Conv2d | nn.ConvTranspose2d) -> Window | None:
 
 
 class OneDnnInt8Conv(KernelLayoutLinear):
-    """W8A8: unsigned input codes with one scale and zero point per image × signed weight codes into 32 bits, exactly.
+    """W8A8: unsigned input codes with one scale and zero point × signed weight codes into 32 bits, exactly.
 
     As a linear layer it takes what one window covers, (T, in · height · width).
     """
@@ -59,7 +62,8 @@ class OneDnnInt8Conv(KernelLayoutLinear):
     ) -> bool:
         return (
             device.type == "cpu"
-            and (activations.mode, activations.format) == ("dynamic", "int")
+            and activations.mode != "none"
+            and activations.format == "int"
             and (spec.format, spec.bits, spec.symmetric) == ("int", 8, True)
             and (spec.granularity != "group" or spec.group_size is None)
             and onednn_activation_bits() is not None
@@ -71,6 +75,7 @@ class OneDnnInt8Conv(KernelLayoutLinear):
 
     def resident_bytes(self) -> int:
         kept = [self.scale, self._row_scale, self._no_zero, self.bias]
+        kept += [self.get_buffer("activation_scale"), self.get_buffer("activation_zero_point")]
         return self._weight.numel() + sum(t.numel() * t.element_size() for t in kept if t is not None)
 
     @property
@@ -79,13 +84,22 @@ class OneDnnInt8Conv(KernelLayoutLinear):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        notes: tuple[str, ...] = ("activations share one scale and zero point per image",)
+        notes: tuple[str, ...] = ()
+        if self.activations.mode == "dynamic":
+            notes = ("activations share one scale and zero point per image",)
         if self.activation_bits < self.activations.bits:
             bits = (
                 f"{self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}"
             )
             notes += (f"activations have {bits}",)
         return notes
+
+    def input_codes(self, image: Tensor) -> tuple[Tensor, float, int]:
+        """The codes that the kernel multiplies, uint8, their scale and zero point. image: float32."""
+        if self.input_range is not None:
+            return static_codes(image, self.input_range.with_bits(self.activation_bits))
+        scale, zero = affine_parameters(image, self.activation_bits)
+        return affine_codes(image, scale, zero), scale, zero
 
     def multiply(self, rows: Tensor) -> Tensor:
         images = rows.view(rows.shape[0], -1, *self.window.kernel)
@@ -101,8 +115,8 @@ class OneDnnInt8Conv(KernelLayoutLinear):
         return (images[0] if len(images) == 1 else torch.cat(images)).to(x.dtype)
 
     def _one_image(self, image: Tensor, window: Window) -> Tensor:
-        scale, zero = affine_parameters(image, self.activation_bits)
-        codes = affine_codes(image, scale, zero).contiguous(memory_format=torch.channels_last)
+        codes, scale, zero = self.input_codes(image)
+        codes = codes.contiguous(memory_format=torch.channels_last)
         bias = None if self.bias is None else self.bias.to(torch.float32)
         where = (list(window.stride), list(window.padding), list(window.dilation), 1)
         # fmt: off

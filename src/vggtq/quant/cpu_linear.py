@@ -5,8 +5,18 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.activations import token_codes, token_scales
+from vggtq.quant.activations import (
+    affine_codes,
+    affine_token_codes,
+    affine_token_parameters,
+    static_codes,
+    tensor_parameters,
+    token_codes,
+    token_scales,
+)
+from vggtq.quant.cpu_rules import half_in_blocks
 from vggtq.quant.kernel_layout import KernelLayoutLinear
+from vggtq.quant.linear import unknown_range
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations, Weights
 
@@ -18,7 +28,8 @@ class OneDnnInt8Linear(KernelLayoutLinear):
     """W8A8 on the CPU: unsigned activation codes × signed weight codes into 32 bits, exactly.
 
     Instructions older than VNNI add pairs of products in 16 bits and saturate; there activations get 7 bits, with which two
-    products fit (127 · 127 · 2 < 2^15). Asymmetric weights cost one rank-1 update: Σ x (w - z) = Σ x w - z Σ x.
+    products fit (127 · 127 · 2 < 2^15). Asymmetric weights cost one rank-1 update: Σ x (w - z) = Σ x w - z Σ x, and so do
+    zero points that tokens have of their own. One scale for all tokens is the kernel's, with the bias.
     """
 
     backend = "onednn_int8"
@@ -35,6 +46,10 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         row_scale = packed.scale.to(torch.float32).expand(self.out_features, 1).flatten().contiguous()
         self._row_scale = row_scale
         self._no_zero = torch.zeros(self.out_features, dtype=torch.int64)
+        # Σ w of every output, which a token's own zero point multiplies.
+        self._sums = None
+        if self._numbers.scale_granularity == "per_token" and not self._numbers.symmetric:
+            self._sums = (codes - shift).sum(1).to(torch.float32) * row_scale
         self._correction = None
         if packed.zero_point is not None:
             self._correction = (packed.zero_point.to(torch.float32) - shift).expand(
@@ -47,7 +62,7 @@ class OneDnnInt8Linear(KernelLayoutLinear):
     ) -> bool:
         return (
             device.type == "cpu"
-            and activations.mode == "dynamic"
+            and activations.mode != "none"
             and (spec.format, spec.bits) == ("int", 8)
             and (spec.granularity != "group" or spec.group_size is None)
             and onednn_activation_bits() is not None
@@ -61,12 +76,18 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         )
 
     def resident_bytes(self) -> int:
-        kept = [self.scale, self.zero_point, self._row_scale, self._no_zero, self._correction, self.bias]
+        kept = [self.scale, self.zero_point, self._row_scale, self._no_zero, self._correction, self._sums]
+        kept += [self.bias, self.get_buffer("activation_scale"), self.get_buffer("activation_zero_point")]
         return self._weight.numel() + sum(t.numel() * t.element_size() for t in kept if t is not None)
 
     @property
     def activation_bits(self) -> int:
         return min(self.activations.bits, onednn_activation_bits() or 8)
+
+    @property
+    def _numbers(self) -> Activations:
+        """What inputs are rounded to at run time, before an input range is known as well."""
+        return unknown_range(self.activations) if self.activations.mode == "static" else self.activations
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -76,17 +97,30 @@ class OneDnnInt8Linear(KernelLayoutLinear):
             )
         return ()
 
-    def input_codes(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:
-        """The activation codes that the kernel multiplies: (T, C) uint8, their scale (T, 1) and their zero point."""
-        bits = self.activation_bits
-        zero = 2 ** (bits - 1)
-        scale = token_scales(rows, bits)
-        return token_codes(rows, scale, zero, torch.uint8), scale, zero
+    def input_codes(self, rows: Tensor) -> tuple[Tensor, Tensor | float, Tensor | int]:
+        """The activation codes that the kernel multiplies, (T, C) uint8, their scale and zero point.
+
+        rows: (T, C) float32. Per token the scale is (T, 1) and so are asymmetric zero points, else both are one number.
+        """
+        bits, known = self.activation_bits, self.input_range
+        if known is not None:
+            return static_codes(rows, known.with_bits(bits))
+        numbers = self._numbers
+        if numbers.scale_granularity == "per_tensor":
+            scale, zero = tensor_parameters(rows, bits, numbers.symmetric)
+            return affine_codes(rows, scale, zero), scale, zero
+        if numbers.symmetric:
+            token_scale, middle = token_scales(rows, bits), 2 ** (bits - 1)
+            return token_codes(rows, token_scale, middle, torch.uint8), token_scale, middle
+        token_scale, token_zero = affine_token_parameters(rows, bits)
+        return affine_token_codes(rows, token_scale, token_zero), token_scale, token_zero
 
     def multiply(self, rows: Tensor) -> Tensor:
         if torch.is_grad_enabled():  # what is written in place knows no gradients
             with torch.no_grad():
                 return self.multiply(rows)
+        if self.input_range is not None or self._numbers.scale_granularity == "per_tensor":
+            return self._product_of_all(rows)
         count = -(-rows.shape[0] // TOKENS_AT_A_TIME)
         if count <= 1:
             return self._product(rows, None)
@@ -96,16 +130,33 @@ class OneDnnInt8Linear(KernelLayoutLinear):
             self._product(part, place)
         return out
 
-    def _product(self, rows: Tensor, out: Tensor | None) -> Tensor:
-        """A few tokens, (t, in), to (t, out) in their dtype; written to `out` if there is one."""
+    def _product_of_all(self, rows: Tensor) -> Tensor:
+        """(T, in) to (T, out) with one scale, which the kernel applies with the bias."""
         codes, scale, zero = self.input_codes(rows.to(torch.float32))
+        bias = None if self.bias is None else self.bias.to(torch.float32)
         # fmt: off
-        sums = torch.ops.onednn.qlinear_pointwise(
-            codes, 1.0, zero, self._weight, self._row_scale, self._no_zero, None, 1.0, 0, torch.float32, "none", [], "")
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            codes, scale, zero, self._weight, self._row_scale, self._no_zero, bias, 1.0, 0, torch.float32, "none", [], "")
         # fmt: on
         if self._correction is not None:
             inputs = (codes.sum(1, dtype=torch.int32) - zero * self.in_features).to(torch.float32)
-            sums.addr_(inputs, self._correction, alpha=-1)
+            out.addr_(inputs, self._correction * scale, alpha=-1)
+        return out.to(rows.dtype)
+
+    def _product(self, rows: Tensor, out: Tensor | None) -> Tensor:
+        """A few tokens, (t, in), to (t, out) in their dtype, each with its scale; written to `out` if there is one."""
+        codes, scale, zero = self.input_codes(rows.to(torch.float32))
+        assert isinstance(scale, Tensor)
+        middle = 2 ** (self.activation_bits - 1)
+        # fmt: off
+        sums = torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, middle, self._weight, self._row_scale, self._no_zero, None, 1.0, 0, torch.float32, "none", [], "")
+        # fmt: on
+        if isinstance(zero, Tensor):
+            sums.addr_((zero - middle).flatten(), self._sums, alpha=-1)
+        if self._correction is not None:
+            total = codes.sum(1, dtype=torch.int32, keepdim=True).to(torch.float32)
+            sums.addr_((total - zero * self.in_features).flatten(), self._correction, alpha=-1)
         place = out if out is not None and out.dtype == torch.float32 else sums
         if self.bias is None:
             torch.mul(sums, scale, out=place)
@@ -133,6 +184,7 @@ class FbgemmHalfLinear(KernelLayoutLinear):
             spec.format == "float16"
             and device.type == "cpu"
             and torch.backends.quantized.engine in ("x86", "fbgemm")
+            and half_in_blocks(shape) is None
         )
 
     def weight_tensors(self) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class IntMatmulLinear(QuantLinear):
     ) -> bool:
         return (
             device.type == "cuda"
-            and activations.mode == "dynamic"
+            and activations.per_token
             and (spec.format, spec.bits, spec.symmetric) == ("int", 8, True)
             and (spec.granularity != "group" or spec.group_size is None)
             and shape[0] % 8 == 0

@@ -75,7 +75,7 @@ class TritonInt8Linear(DynamicLinear):
     ) -> bool:
         return (
             device.type == "cuda"
-            and activations.mode == "dynamic"
+            and activations.per_token
             and (spec.format, spec.bits) == ("int", 8)
             and (spec.granularity != "group" or spec.group_size is None)
             and shape[1] <= LARGEST_ROW
@@ -116,7 +116,7 @@ class Float8Linear(DynamicLinear):
     ) -> bool:
         return (
             device.type == "cuda"
-            and activations.mode == "dynamic"
+            and activations.per_token
             and spec.format == FLOAT8
             and shape[1] <= LARGEST_ROW
             and runs_triton(device, ADA)

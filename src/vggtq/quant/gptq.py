@@ -51,41 +51,57 @@ def gptq_codes(
     columns = rows.shape[1]
     order, inverse = spread.order, spread.inverse
     group = group_columns(columns, spec)
-    groups = order // group if scale.shape[1] > 1 else torch.zeros_like(order)
-    weight = rows[:, order].clone()
-    codes = torch.empty_like(weight, dtype=torch.int32)
+    groups = (order // group if scale.shape[1] > 1 else torch.zeros_like(order)).tolist()
+    # Transposed, so that what a step reads and writes lies together.
+    weight = rows.T[order]
+    scales = scale.float().T.contiguous()
+    zeros = [0.0] * scale.shape[1] if zero_point is None else zero_point.float().T.contiguous()
+    diagonal = inverse.diagonal().tolist()
+    codes = torch.empty_like(weight)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        errors = rows.new_empty(rows.shape[0], stop - start)
+        errors = torch.empty_like(weight[start:stop])
         for i in range(start, stop):
-            column, s = weight[:, i], scale[:, groups[i]].float()
-            z = 0 if zero_point is None else zero_point[:, groups[i]]
-            code = (torch.round(column / s) + z).clamp_(spec.qmin, spec.qmax)
-            codes[:, i] = code.to(torch.int32)
-            error = (column - (code - z) * s) / inverse[i, i]
-            weight[:, i + 1 : stop].addr_(error, inverse[i, i + 1 : stop], alpha=-1)
-            errors[:, i - start] = error
-        weight[:, stop:].addmm_(errors, inverse[start:stop, stop:], alpha=-1)
-    return codes[:, order.argsort()]
+            s, z = scales[groups[i]], zeros[groups[i]]
+            code = torch.div(weight[i], s, out=codes[i]).round_().add_(z).clamp_(spec.qmin, spec.qmax)
+            error = errors[i - start]
+            torch.addcmul(weight[i], code - z, s, value=-1, out=error).div_(diagonal[i])
+            weight[i + 1 : stop].addr_(inverse[i, i + 1 : stop], error, alpha=-1)
+        weight[stop:].addmm_(inverse[start:stop, stop:].T, errors, alpha=-1)
+    return codes[order.argsort()].T.to(torch.int32)
 
 
 def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
-    """Upper U with Uᵀ U = (H + damping · mean(diag H))⁻¹. float64, since inputs of small networks are nearly dependent."""
+    """Upper U with Uᵀ U = (H + damping · mean(diag H))⁻¹. float64, since inputs of small networks are nearly dependent.
+
+    With both axes of H reversed, L Lᵀ turns into R Rᵀ with an upper R, and U = R⁻¹: half the work of inverting first.
+    """
     hessian = gram.double()
     diagonal = hessian.diagonal()
     # An input that is always zero moves nothing, and nothing moves it.
     diagonal[diagonal == 0] = 1.0
     mean = diagonal.mean()
     for factor in DAMPINGS:
-        damped = hessian + torch.eye(len(gram), dtype=torch.float64, device=gram.device) * (
-            damping * factor * mean
-        )
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        damped = hessian.clone()
+        damped.diagonal().add_(damping * factor * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
-            inverse, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                return inverse.float()
+            return _upper_inverse(lower.flip(0, 1)).float()
     raise QuantizationError(
         f"GPTQ: the inputs of this layer leave no positive Hessian even with damping {damping * DAMPINGS[-1]:g}; "
         f"use more calibration samples, or a larger scheme.rounding.damping"
     )
+
+
+def _upper_inverse(upper: Tensor) -> Tensor:
+    """R⁻¹ by halves: [[A, B], [0, D]]⁻¹ = [[A⁻¹, -A⁻¹ B D⁻¹], [0, D⁻¹]], a third of the work of solving for all columns."""
+    size = len(upper)
+    if size <= BLOCK:
+        identity = torch.eye(size, dtype=upper.dtype, device=upper.device)
+        return torch.linalg.solve_triangular(upper, identity, upper=True)
+    half = size // 2
+    inverse = torch.zeros_like(upper)
+    first, last = _upper_inverse(upper[:half, :half]), _upper_inverse(upper[half:, half:])
+    inverse[:half, :half], inverse[half:, half:] = first, last
+    inverse[:half, half:] = -(first @ upper[:half, half:]) @ last
+    return inverse

@@ -26,6 +26,8 @@ class KernelLayoutLinear(QuantLinear):
             0.0,
             (),
             self.weight_id,
+            input_range=self.input_range,
+            tensor_scale=kept.get("tensor_scale"),
         )
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vggtq.quant.blocked_float4 import Float4Linear
 from vggtq.quant.blocked_linear import BlockedLinear
 from vggtq.quant.blocked_planes import PlanesLinear
 from vggtq.quant.blocked_rows import EmbeddingRowsLinear
 from vggtq.quant.blocked_wide import WideLinear
 from vggtq.quant.cpu_conv import OneDnnInt8Conv, Window, window_of
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations
@@ -21,7 +23,7 @@ from vggtq.quant.transform import InputTransform
 class QuantConv(nn.Module):
     """Conv2d or ConvTranspose2d; `rows` is the layer that holds its weight, one row per output channel.
 
-    On the CPU, 8-bit symmetric weights with dynamic activations are multiplied as integers; all else is weight-only: blocks of
+    On the CPU, 8-bit symmetric weights with rounded activations are multiplied as integers; all else is weight-only: blocks of
     output channels are dequantized and convolved in float, a grouped convolution at once. Elsewhere that is the reference.
     """
 
@@ -54,6 +56,21 @@ class QuantConv(nn.Module):
     @property
     def notes(self) -> tuple[str, ...]:
         return self.rows.notes
+
+    @property
+    def rule(self) -> str:
+        return ""  # a convolution has one backend
+
+    @property
+    def activations(self) -> Activations:
+        return self.rows.activations
+
+    @property
+    def input_range(self) -> InputRange | None:
+        return self.rows.input_range
+
+    def set_input_range(self, numbers: InputRange) -> None:
+        self.rows.set_input_range(numbers)
 
     @property
     def spec(self) -> object:
@@ -99,7 +116,7 @@ def _conv_rows(
     shape, device = (packed.codes.shape[0], packed.columns), packed.codes.device
     if window is not None and OneDnnInt8Conv.supports(packed.spec, activations, shape, device):
         return OneDnnInt8Conv(packed, bias, activations, window)
-    layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, ReferenceLinear)
+    layouts = (EmbeddingRowsLinear, PlanesLinear, WideLinear, Float4Linear, ReferenceLinear)
     layout = next(rows for rows in layouts if rows.supports(packed.spec, Activations(), shape, device))
     return layout(packed, bias, Activations())
 

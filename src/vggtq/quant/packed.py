@@ -9,8 +9,11 @@ from torch import Tensor
 
 from vggtq.errors import QuantizationError
 from vggtq.quant.clipping import clipped_parameters, half_quadratic_parameters
+from vggtq.quant.float4 import dequantize_float4, quantize_float4, tensor_scale
 from vggtq.quant.float8 import to_float8, weight_scales
 from vggtq.quant.gptq import error_spread, gptq_codes
+from vggtq.quant.input_range import InputRange
+from vggtq.quant.numbers import FLOAT4
 from vggtq.quant.packing import pack, unpack
 from vggtq.quant.rounding import block_of, dequantize, quantization_parameters, round_to_codes, row_blocks
 from vggtq.quant.scheme import FLOAT8, Rounding, Weights
@@ -25,8 +28,10 @@ class PackedWeight:
 
     codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16/float8_e4m3fn for float formats.
     scale: (1, 1), (R, 1) or (R, groups), zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored
-    with +2^(bits-1).
-    transform: what the layer's inputs go through first, because the weight was rounded in another basis.
+    with +2^(bits-1). 4-bit floats: codes packed like integers, scale (R, blocks) uint8 for e8m0 or float8_e4m3fn, and NVFP4's
+    tensor_scale (1, 1) float32.
+    transform: what the layer's inputs go through first, because the weight was rounded in another basis. input_range: what they
+    are rounded with then, where activations are static and that is known already.
     signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
 
@@ -40,11 +45,14 @@ class PackedWeight:
     notes: tuple[str, ...] = ()
     identity: int = field(default_factory=itertools.count().__next__)
     transform: InputTransform = field(default_factory=InputTransform)
+    input_range: InputRange | None = None
+    tensor_scale: Tensor | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What a file has to keep, by name."""
         named = {"codes": self.codes, "scale": self.scale, "zero_point": self.zero_point}
+        named["tensor_scale"] = self.tensor_scale
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @property
@@ -70,6 +78,10 @@ class PackedWeight:
             return self.codes.to(torch.float32).mul_(self.scale).to(dtype)
         rows = torch.empty(self.codes.shape[0], self.columns, dtype=dtype, device=self.codes.device)
         for block in row_blocks(rows):
+            if self.spec.format in FLOAT4:
+                codes = unpack(self.codes[block], 4, self.columns)
+                rows[block] = dequantize_float4(codes, self.scale[block], self.tensor_scale, self.spec.format)
+                continue
             # Straight from the stored codes, whose offset acts as a zero point: every pass over a weight counts here.
             codes = unpack(self.codes[block], self.spec.bits, self.columns)
             zero = self._offset if self.zero_point is None else block_of(self.zero_point, block)
@@ -92,6 +104,8 @@ def pack_weight(
     check_finite(rows)
     if spec.format == FLOAT8:
         return _pack_float8(rows, spec)
+    if spec.format in FLOAT4:
+        return _pack_float4(rows, spec, rounding or Rounding())
     return (
         _pack_float(rows, spec) if spec.is_float else _pack_integers(rows, spec, rounding or Rounding(), gram)
     )
@@ -131,6 +145,20 @@ def _pack_float8(rows: Tensor, spec: Weights) -> PackedWeight:
     return PackedWeight(torch.cat(codes), scale, None, spec, rows.shape[1], signal, noise)
 
 
+def _pack_float4(rows: Tensor, spec: Weights, rounding: Rounding) -> PackedWeight:
+    whole = tensor_scale(rows, spec.format)
+    packed, scales, signal, noise = [], [], 0.0, 0.0
+    for block in row_blocks(rows):
+        exact = rows[block].to(torch.float32)
+        codes, scale = quantize_float4(exact, spec.format, whole, search=rounding.method == "mse")
+        packed.append(pack(codes, 4))
+        scales.append(scale)
+        more_signal, more_noise = _power(exact, dequantize_float4(codes, scale, whole, spec.format))
+        signal, noise = signal + more_signal, noise + more_noise
+    numbers = (None, spec, rows.shape[1], signal, noise)
+    return PackedWeight(torch.cat(packed), torch.cat(scales), *numbers, tensor_scale=whole)
+
+
 def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None) -> PackedWeight:
     scale, zero = _parameters(rows, spec, rounding)
     scale, notes = _storable(scale, spec)
@@ -139,7 +167,8 @@ def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor
         spread = error_spread(gram, rounding.damping, rounding.act_order)
     offset = 2 ** (spec.bits - 1) if spec.symmetric else 0
     packed, signal, noise = [], 0.0, 0.0
-    for block in row_blocks(rows):
+    # GPTQ walks along the columns, which costs the same for one row as for many.
+    for block in row_blocks(rows) if spread is None else [slice(0, len(rows))]:
         exact = rows[block].to(torch.float32)
         block_scale = block_of(scale, block).to(torch.float32)
         block_zero = None if zero is None else block_of(zero, block)
@@ -190,6 +219,6 @@ def _power(exact: Tensor, rounded: Tensor) -> tuple[float, float]:
 
 def _squares(values: Tensor) -> float:
     flat = values.flatten()
-    total = float(flat @ flat)
+    total = float(flat.square().sum())  # a dot product depends on where in memory its inputs start
     # Squares of very large or very small float32 numbers leave its range; float64 takes three times as long.
     return total if 1e-30 < total < 1e30 or not flat.any() else float(flat.double().square().sum())

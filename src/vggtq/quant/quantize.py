@@ -3,20 +3,22 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor, nn
 
 from vggtq.errors import QuantizationError
 from vggtq.quant.backends import quantized_linear
-from vggtq.quant.calibration import Calibrate, Observer
+from vggtq.quant.calibration import Calibrate, Observer, StatisticsCache
+from vggtq.quant.input_range import InputRange
 from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, TransformedLinear, weight_rows
 from vggtq.quant.linear import QuantLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.recipe import Recipe, norms_before
 from vggtq.quant.scheme import Activations, Scheme, Weights
 from vggtq.quant.select import KeptLayer, WeightOf, layer_weights, named_weights, select_layers
+from vggtq.quant.static_ranges import set_input_ranges_
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class QuantizedLayer:
     notes: tuple[str, ...] = ()  # of the weight, then of the backend
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
+    special_ratio: float | None = None  # largest input of special tokens over that of patches, if seen
+    rule: str = ""  # why this backend, where another one computes the same numbers
+    input_range: tuple[float, float] | None = None  # what static activations are rounded within
 
 
 @dataclass
@@ -47,7 +52,9 @@ class Quantization:
     kept: list[KeptLayer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    calibration_passes: int = 0
+    calibration_passes: int = 0  # of the whole model
+    calibration_groups: int = 0  # layers that were observed together
+    calibration_seconds: float = 0.0  # of `seconds`, spent on running the model
 
 
 Fetch = Callable[[Tensor], Tensor]
@@ -63,6 +70,7 @@ def quantize_(
     fetch: Fetch | None = None,
     linear: LinearFactory = quantized_linear,
     calibrate: Calibrate | None = None,
+    cache: StatisticsCache | None = None,
 ) -> Quantization:
     """Replaces the layers of `model` that `scheme` selects, in place; works on any module.
 
@@ -70,15 +78,16 @@ def quantize_(
     replacement stands in its place, unless somebody else holds it. `first_last` names the layers that skip_first_last keeps;
     without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer. With
     `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other. `linear`
-    makes the layers; the default chooses the fastest backend for the device. `calibrate(model)` runs the model on samples, for
-    recipes that look at the inputs of layers.
+    makes the layers; the default chooses the fastest backend for the device. `calibrate`, for recipes that look at the inputs
+    of layers: the samples, or a function that runs the model on them; `cache` keeps what was seen.
 
     Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
     """
     started = time.perf_counter()
     selection = select_layers(model, scheme, first_last)
     result = Quantization(kept=selection.kept, notes=selection.notes)
-    observer = _observer(model, scheme, selection.replace, calibrate)
+    observer = _observer(model, scheme, selection.replace, calibrate, cache)
+    names = [weight.name for own in selection.replace for weight in own]
     recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {})
     shared = _TiedWeights(selection.replace, fetch or _itself, recipe)
 
@@ -87,21 +96,44 @@ def quantize_(
 
     make = partial(_replacement, linear, scheme.activations, result)
     _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
+    result.layers = [
+        replace(layer, special_ratio=recipe.special_ratios.get(layer.name))
+        for layer in sorted(result.layers, key=lambda layer: names.index(layer.name))
+    ]
+    if observer:
+        result.calibration_passes, result.calibration_groups = observer.whole_passes, len(observer.groups)
+        result.calibration_seconds = observer.seconds
+    if scheme.activations.mode == "static" and calibrate is not None:
+        _find_ranges_(model, result, calibrate)
     result.seconds = time.perf_counter() - started
-    result.calibration_passes = observer.passes if observer else 0
     return result
 
 
+def _find_ranges_(model: nn.Module, result: Quantization, calibrate: Calibrate) -> None:
+    ranges = set_input_ranges_(model, calibrate)
+    result.layers = [_with_range(layer, ranges.get(layer.name)) for layer in result.layers]
+    result.calibration_passes += 1
+
+
 def _observer(
-    model: nn.Module, scheme: Scheme, modules: list[list[WeightOf]], calibrate: Calibrate | None
+    model: nn.Module,
+    scheme: Scheme,
+    modules: list[list[WeightOf]],
+    calibrate: Calibrate | None,
+    cache: StatisticsCache | None,
 ) -> Observer | None:
+    """Sorts `modules` into the order of observation."""
     if not scheme.needs_calibration:
         return None
     if calibrate is None:
         raise QuantizationError(
-            f"scheme {scheme.name} looks at the inputs of layers; pass calibrate=, a function that runs the model on samples"
+            f"scheme {scheme.name} looks at the inputs of layers; pass calibrate=, the samples or a function that runs them"
         )
-    return Observer(model, [weight.name for own in modules for weight in own], calibrate)
+    if not scheme.needs_statistics:
+        return None
+    observer = Observer(model, [weight.name for own in modules for weight in own], calibrate, cache=cache)
+    modules.sort(key=lambda own: observer.order(own[0].name))
+    return observer
 
 
 def restore_(
@@ -242,6 +274,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
     bias_bytes = 0 if bias is None else biases * bias.element_size()
     input_scale = packed.transform.scale
     scale_bytes = 0 if input_scale is None else input_scale.numel() * input_scale.element_size()
+    range_bytes = 0 if layer.input_range is None else InputRange.BYTES
     return QuantizedLayer(
         name=weight.name,
         type=type(weight.module).__name__,
@@ -250,11 +283,21 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         activation_bits=layer.activation_bits,
         backend=layer.backend,
         simulated=layer.simulated,
-        stored_bytes=packed.stored_bytes + scale_bytes + bias_bytes,
+        stored_bytes=packed.stored_bytes + scale_bytes + range_bytes + bias_bytes,
         resident_bytes=layer.resident_bytes() + scale_bytes,
         float32_bytes=4 * (weight.parameter.numel() + biases),
         weight_sqnr_db=packed.sqnr_db,
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        rule=layer.rule,
+        input_range=None if layer.input_range is None else layer.input_range.ends,
     )
+
+
+def _with_range(layer: QuantizedLayer, known: InputRange | None) -> QuantizedLayer:
+    """What became of a layer whose input range was found after its weight."""
+    if known is None:
+        return layer
+    stored, resident = layer.stored_bytes + InputRange.BYTES, layer.resident_bytes + InputRange.BYTES
+    return replace(layer, stored_bytes=stored, resident_bytes=resident, input_range=known.ends)

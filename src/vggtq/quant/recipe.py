@@ -1,6 +1,6 @@
 """One weight through the recipe: statistics of its inputs, the basis to round in, rounding, packing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -22,14 +22,17 @@ class Recipe:
         self, model: nn.Module, scheme: Scheme, observer: Observer | None, norms: Mapping[str, str]
     ) -> None:
         self._model, self._scheme, self._observer, self._norms = model, scheme, observer, norms
+        self.special_ratios: dict[str, float | None] = {}  # of every layer that was observed
 
     def pack(self, name: str, rows: Tensor, spec: Weights) -> PackedWeight:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
         scheme = self._scheme
         statistics = self._observer.take(name) if self._observer else None
-        if scheme.needs_calibration and statistics is None:
+        if scheme.needs_statistics and statistics is None:
             note = "rounded to nearest: only linear layers are calibrated"
             return _noted(pack_weight(rows, spec), note)
+        if statistics is not None:
+            self.special_ratios[name] = statistics.special_ratio
         transform = self._transform(name, rows, spec, statistics)
         gram = None if statistics is None else transform.gram(statistics.gram)
         packed = pack_weight(transform.weight(rows), spec, scheme.rounding, gram)
@@ -45,15 +48,14 @@ class Recipe:
         scale = None
         if wanted.scale == "smooth" and statistics is not None:
             scale = smooth_scale(rows, statistics, wanted.alpha)
+        if self._scheme.scales_channels and statistics is not None:
+            scale = smooth_scale(
+                rows, statistics, alpha=1.0
+            )  # inputs alone: every channel reaches as far as all others
         if wanted.scale == "awq" and statistics is not None:
-            scale = awq_scale(rows, statistics, self._round_trip(spec))
+            # Round to nearest, whatever the rounding: a search for scales inside of the search takes forty times as long.
+            scale = awq_scale(rows, statistics, lambda some: pack_weight(some, spec).dequantize())
         return InputTransform(scale, rotation)
-
-    def _round_trip(self, spec: Weights) -> Callable[[Tensor], Tensor]:
-        # Rounding that spreads errors is too slow to be part of a search; its scales are not.
-        rounding = self._scheme.rounding
-        simple = replace(rounding, method="nearest") if rounding.method == "gptq" else rounding
-        return lambda rows: pack_weight(rows, spec, simple).dequantize()
 
     def _folded(self, name: str, transform: InputTransform) -> InputTransform:
         """What is left to do to the inputs after the norm in front of the layer has taken over the scale."""

@@ -6,20 +6,17 @@ that a configuration which cannot work is refused before torch is even loaded.
 
 from dataclasses import dataclass, field, replace
 
-from vggtq.errors import ConfigError, did_you_mean
+from vggtq.errors import ConfigError
+from vggtq.quant.label import scheme_label
+from vggtq.quant.numbers import BLOCKS, FLOAT4, FLOAT8, MXFP4, NVFP4, Activations, as_yaml, check_choice
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
-FLOAT8 = "float8_e4m3"
-FORMATS = ("int", FLOAT8, *FLOAT_BITS)
+FORMATS = ("int", FLOAT8, *FLOAT4, *FLOAT_BITS)
+BLOCK_SCALES = {MXFP4: "float8_e8m0", NVFP4: "float8_e4m3"}
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 INT_BITS = (*range(2, 9), 16)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
-
-
-def _check_choice(key: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigError(f"{key}={value} is not one of {', '.join(options)}{did_you_mean(value, options)}")
 
 
 def check_int_bits(key: str, bits: int) -> None:
@@ -38,7 +35,8 @@ class Weights:
     shorter. group_size=null means no groups: the whole row shares one scale.
 
     float8_e4m3 (Micikevicius et al. 2022, arXiv 2209.05433): w ≈ scale · code with 8-bit floats up to ±448 and a float32 scale
-    per output channel or tensor. float16 and bfloat16 have no scale.
+    per output channel or tensor. mxfp4 and nvfp4: 4-bit floats in blocks of 32 or 16 inputs with an 8-bit float as scale
+    (`vggtq.quant.float4`). float16 and bfloat16 have no scale.
     """
 
     format: str = "int"
@@ -49,13 +47,16 @@ class Weights:
     scale_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.weights.format", self.format, FORMATS)
-        _check_choice("granularity", self.granularity, GRANULARITIES)
-        _check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
+        check_choice("scheme.weights.format", self.format, FORMATS)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+        if self.format not in FLOAT4:
+            check_choice("scheme.weights.scale_dtype", self.scale_dtype, ("float32", "float16"))
         if self.format == "int":
             self._check_integer()
         elif self.format == FLOAT8:
             self._check_float8()
+        elif self.format in FLOAT4:
+            self._check_float4()
         else:
             self._check_float()
 
@@ -67,13 +68,31 @@ class Weights:
             )
         if self.granularity not in ("per_tensor", "per_channel") or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have a scale per "
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have a scale per "
                 f"channel or per tensor; use granularity=per_channel group_size=null, or an integer scheme"
             )
         if self.scale_dtype != "float32" or not self.symmetric:
             raise ConfigError(
-                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={_yaml(self.symmetric)}: "
+                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={as_yaml(self.symmetric)}: "
                 f"{self.format} weights have float32 scales and no zero points; leave both out"
+            )
+
+    def _check_float4(self) -> None:
+        if self.bits != 4:
+            raise ConfigError(
+                f"bits={self.bits}: {self.format} weights have 4 bits; leave bits out, or choose an integer scheme "
+                f"such as scheme=int4_group"
+            )
+        block, scale = BLOCKS[self.format], BLOCK_SCALES[self.format]
+        if (self.granularity, self.group_size) != ("group", block):
+            raise ConfigError(
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have blocks of "
+                f"{block}; use granularity=group group_size={block}, or an integer scheme such as scheme=int4_group"
+            )
+        if self.scale_dtype != scale or not self.symmetric:
+            raise ConfigError(
+                f"scheme.weights.scale_dtype={self.scale_dtype} scheme.weights.symmetric={as_yaml(self.symmetric)}: "
+                f"{self.format} weights have {scale} scales and no zero points; use scale_dtype={scale} symmetric=true"
             )
 
     def _check_float(self) -> None:
@@ -85,7 +104,7 @@ class Weights:
             )
         if self.granularity != "none" or self.group_size is not None:
             raise ConfigError(
-                f"granularity={self.granularity} group_size={_yaml(self.group_size)}: {self.format} weights have no scales; "
+                f"granularity={self.granularity} group_size={as_yaml(self.group_size)}: {self.format} weights have no scales; "
                 f"leave both out, or choose an integer scheme"
             )
 
@@ -125,25 +144,6 @@ class Weights:
 
 
 @dataclass
-class Activations:
-    """Numbers that a layer's input is rounded to: `none` (float) or `dynamic` (one scale per token, found at run time)."""
-
-    mode: str = "none"
-    bits: int = 8
-    format: str = "int"
-
-    def __post_init__(self) -> None:
-        _check_choice("scheme.activations.mode", self.mode, ("none", "dynamic"))
-        _check_choice("scheme.activations.format", self.format, ("int", FLOAT8))
-        if self.format == FLOAT8 and self.bits != 8:
-            raise ConfigError(
-                f"scheme.activations.bits={self.bits}: {self.format} activations have 8 bits; use 8"
-            )
-        if not 2 <= self.bits <= 8:
-            raise ConfigError(f"scheme.activations.bits={self.bits}: activations have 2 to 8 bits; try 8")
-
-
-@dataclass
 class Layers:
     """Which layers: fnmatch patterns on full dotted names, and module types.
 
@@ -161,7 +161,7 @@ class Layers:
                 f"scheme.layers.types=[]: name at least one of {', '.join(LAYER_TYPES)}; for no quantization use scheme=fp32"
             )
         for name in self.types:
-            _check_choice("scheme.layers.types", name, LAYER_TYPES)
+            check_choice("scheme.layers.types", name, LAYER_TYPES)
 
 
 @dataclass
@@ -192,7 +192,7 @@ class Rounding:
     damping: float = 0.01  # gptq: of the mean power, added to every input's
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.rounding.method", self.method, ROUNDINGS)
+        check_choice("scheme.rounding.method", self.method, ROUNDINGS)
         if not 0 < self.damping < 10:
             raise ConfigError(f"scheme.rounding.damping={self.damping}: use a positive number; 0.01 is usual")
 
@@ -206,7 +206,7 @@ class Transform:
     hadamard: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
+        check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
@@ -226,16 +226,12 @@ class Scheme:
     transform: Transform = field(default_factory=Transform)
 
     def __post_init__(self) -> None:
-        if self.weights.format != "int" and (self.rounding.method != "nearest" or self.transforms):
-            raise ConfigError(
-                f"scheme.rounding.method={self.rounding.method} scheme.transform.scale={self.transform.scale} with "
-                f"{self.weights.format} weights: only integer weights are rounded that way; use scheme=gptq_w4a16 or scheme=awq"
-            )
+        self._check_methods()
         # Both sides of a product have one format; 16-bit weights are multiplied with float inputs.
         if self.activations.mode != "none" and self.activations.format != self.weights.format:
             raise ConfigError(
                 f"scheme.activations.mode={self.activations.mode} scheme.activations.format={self.activations.format} with "
-                f"{self.weights.format} weights: both need one format, int or {FLOAT8}; use scheme=int8_dynamic or scheme=fp8"
+                f"{self.weights.format} weights: both need one format, as in scheme=int8_dynamic and scheme=fp8"
             )
         if (
             not self.weights.is_float
@@ -247,55 +243,54 @@ class Scheme:
                 f"scheme.mixed.sensitive={self.mixed.sensitive} with {self.weights.format} weights: "
                 f"bits per layer need integer weights; use scheme=mixed_precision"
             )
+        if self.scales_channels and self.transform.scale != "none":
+            raise ConfigError(
+                f"scheme.activations.granularity=per_channel with scheme.transform.scale={self.transform.scale}: "
+                f"both scale input channels; set scheme.transform.scale=none, or granularity=per_tensor"
+            )
         if self.mixed.normal_bits is not None and not self.mixed.sensitive:
             raise ConfigError(
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
                 f"name the sensitive layers, or use bits={self.mixed.normal_bits}"
             )
 
+    def _check_methods(self) -> None:
+        """Of rounding and transforms; only integer weights know all of them."""
+        method, scale = self.rounding.method, self.transform.scale
+        if self.weights.format in FLOAT4 and method not in ("nearest", "mse"):
+            raise ConfigError(
+                f"scheme.rounding.method={method} with {self.weights.format} weights: only integer weights are rounded so; "
+                f"use scheme.rounding.method=nearest or mse, or scheme=gptq_w4a16"
+            )
+        if self.weights.format in ("int", *FLOAT4):
+            return
+        if method != "nearest" or self.transforms:
+            raise ConfigError(
+                f"scheme.rounding.method={method} scheme.transform.scale={scale} with {self.weights.format} weights: "
+                f"only integer weights are rounded that way; use scheme=gptq_w4a16 or scheme=awq"
+            )
+
     @property
     def transforms(self) -> bool:
         """Whether weights are rounded in another basis."""
-        return self.transform.scale != "none" or self.transform.hadamard
+        return self.transform.scale != "none" or self.transform.hadamard or self.scales_channels
+
+    @property
+    def scales_channels(self) -> bool:
+        """Whether static activations have a scale per input channel, which is a basis of its own."""
+        return self.activations.granularity == "per_channel"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether weights are rounded by statistics of the inputs of their layers."""
+        return self.rounding.method == "gptq" or self.transform.scale != "none" or self.scales_channels
 
     @property
     def needs_calibration(self) -> bool:
         """Whether the recipe looks at the inputs of layers."""
-        return self.rounding.method == "gptq" or self.transform.scale != "none"
+        return self.needs_statistics or self.activations.mode == "static"
 
     @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return " ".join(_label_parts(self))
-
-
-def _yaml(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _label_parts(scheme: Scheme) -> list[str]:
-    weights = scheme.weights
-    granularity = "per-tensor" if weights.granularity == "per_tensor" else "per-channel"
-    if weights.format == FLOAT8:
-        return ["FP8", "weights" if scheme.activations.mode == "none" else "dynamic", granularity]
-    if weights.is_float:
-        return [{"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[weights.format]]
-    bits, mixed = str(weights.bits), ""
-    if scheme.mixed.sensitive:
-        bits, mixed = f"{scheme.mixed.normal_bits or weights.bits}/{scheme.mixed.sensitive_bits}", "mixed "
-    parts = [f"{mixed}INT{bits}"]
-    if scheme.activations.mode != "none":
-        parts = [f"{mixed}W{bits}A{scheme.activations.bits} dynamic"]
-    if weights.granularity == "group":
-        parts.append("whole-row groups" if weights.group_size is None else f"group {weights.group_size}")
-    else:
-        parts.append(granularity)
-    # Symmetric is the default of groups, asymmetric is worth saying; at 8 bits both are common, so both are said.
-    if not weights.symmetric:
-        parts.append("asymmetric")
-    elif weights.granularity != "group":
-        parts.append("symmetric")
-    names = {"mse": "MSE", "hqq": "HQQ", "gptq": "GPTQ", "smooth": "SmoothQuant", "awq": "AWQ"}
-    methods = (scheme.transform.scale, scheme.rounding.method)
-    parts += [names[method] for method in methods if method in names]
-    return [*parts, "Hadamard"] if scheme.transform.hadamard else parts
+        return scheme_label(self)

@@ -12,12 +12,24 @@ from vggtq.quant.linear import QuantLinear
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Everything a checkpoint has to keep, by name: `layer.codes`, `.scale`, `.zero_point`, and all unquantized tensors.
 
-    The latter have the names that they have in the float model.
+    The latter have the names that they have in the float model. Static activations add numbers for each layer, `range_tensors`.
     """
     named: dict[str, Tensor] = {}
     for name, module in quantized_layers(model):
         named |= {f"{name}.{key}": tensor for key, tensor in module.weight_tensors().items()}
-    return named | rest_tensors(model)
+    return named | range_tensors(model) | rest_tensors(model)
+
+
+def range_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """`layer.activation_scale` and `layer.activation_zero_point` of every layer whose inputs have a static range."""
+    named: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        known = module.input_range if isinstance(module, QuantLinear) else None
+        if known is not None:
+            layer = layer_name(model, name)
+            named[f"{layer}.activation_scale"] = known.scale
+            named[f"{layer}.activation_zero_point"] = known.zero_point
+    return named
 
 
 def stored_bytes(model: nn.Module, rest: torch.dtype = torch.float32) -> int:
@@ -26,6 +38,7 @@ def stored_bytes(model: nn.Module, rest: torch.dtype = torch.float32) -> int:
     rest: the dtype that floating-point tensors outside the quantized weights are stored in.
     """
     packed = sum(module.stored_weight_bytes for _, module in quantized_layers(model))
+    packed += sum(map(_bytes, range_tensors(model).values()))
     size = rest.itemsize
     return packed + sum(
         t.numel() * size if t.is_floating_point() else _bytes(t) for t in rest_tensors(model).values()
@@ -49,7 +62,7 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, QuantLinear) and module.weight_id not in seen:
             seen.add(module.weight_id)
-            yield _layer_name(model, name), module
+            yield layer_name(model, name), module
 
 
 def rest_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -65,8 +78,11 @@ def rest_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(named.values())
 
 
-def _layer_name(model: nn.Module, name: str) -> str:
-    """A convolution keeps its weight in a layer inside, and so does a layer whose inputs are transformed."""
+def layer_name(model: nn.Module, name: str) -> str:
+    """What the float model calls the quantized layer `name`.
+
+    A convolution keeps its weight in a layer inside, and so does a layer whose inputs are transformed.
+    """
     parent, _, _ = name.rpartition(".")
     inner = parent and isinstance(model.get_submodule(parent), QuantConv | TransformedLinear)
     return parent if inner else name
