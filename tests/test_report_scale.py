@@ -191,11 +191,11 @@ def test_texts_of_many_runs_say_what_they_leave_out(tmp_path: Path) -> None:
 def test_parquet_holds_the_rows_or_a_line_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "runs", [fp32(), record(), failed()])
     monkeypatch.setattr("vggtq.report.build.find_spec", lambda name: None)
-    assert "vggtq[parquet]" in "".join(build_report([folder], tmp_path / "out").notes)
+    assert "vggtq[parquet]" in "".join(build_report([folder], tmp_path / "out").hints)
     monkeypatch.undo()
     parquet = pytest.importorskip("pyarrow.parquet")
     report = build_report([folder], tmp_path / "out")
     table = parquet.read_table(tmp_path / "out" / "comparison.parquet")
     assert table.num_rows == 3 and table.column_names == list(report.frame.columns)
     assert table["stored_bytes"].to_pylist()[0] == report.groups[0].rows[0]["stored_bytes"]
-    assert not report.notes
+    assert not report.hints

@@ -65,7 +65,7 @@ def _summary(report: Report, lang: str) -> str:
         console.print(groups_table(report.groups, lang))
     failed = [row for group in report.groups for row in group.failed[:DRAWN_ROWS]]
     lines = [f"{t('failed')}{t('colon')}{row['title']}{t('colon')}{reason(row)}" for row in failed]
-    return table.get() + "\n".join([*lines, *map(str, report.files), *report.notes]) + "\n"
+    return table.get() + "\n".join([*lines, *map(str, report.files), *report.hints]) + "\n"
 
 
 def _print(words: str) -> int:

@@ -151,7 +151,7 @@ def _write_parquet(report: Report, path: Path, t: Translate) -> None:
     """The table for whoever computes with it, types kept; where pyarrow is missing a line says how to have it."""
     if find_spec("pyarrow") is None:
         path.unlink(missing_ok=True)  # an older report's
-        report.notes.append(t("no_parquet"))
+        report.hints.append(t("no_parquet"))
         return
     _write(report, path, lambda temporary: report.frame.to_parquet(temporary, index=False, engine="pyarrow"))
 

@@ -31,7 +31,10 @@ class Report:
     generated: str
     sources: list[Source]  # one for each row
     files: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what could not be written as it should
+    notes: list[str] = field(
+        default_factory=list
+    )  # what readers of the report have to know of how it was made
+    hints: list[str] = field(default_factory=list)  # what whoever made it could do better
 
     def counts(self) -> dict[str, int]:
         failed = sum(len(group.failed) for group in self.groups)
