@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser lint sweep report bench clean
+.PHONY: help run test test-browser lint sweep report accuracy bench docs clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,8 +34,14 @@ sweep: $(READY) ## compare eight schemes, one run each
 report: $(READY) ## merge all records below outputs/ into tables and charts
 	$(PY) -m vggtq.report $(ARGS)
 
+accuracy: $(READY) ## run every row of docs/accuracy.md that is not there yet, and write its tables
+	$(PY) -m vggtq.accuracy $(ARGS)
+
 bench: $(READY) ## time kernels, blocks and whole models against FP32 and BF16
 	$(PY) -m vggtq.bench $(ARGS)
+
+docs: $(READY) ## build the guide as a site, outputs/site/index.html; broken links fail
+	$(PY) -m zensical build --strict --clean
 
 clean: ## remove the environment, caches and outputs
 	rm -rf .venv outputs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

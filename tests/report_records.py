@@ -76,7 +76,14 @@ def record(
         "config": {"seed": 0},
         "config_hash": f"{abs(hash_of(label)):012x}"[:12],
         "environment": {"device": "cpu", "cpu": "Test CPU", "gpu": None, "threads": 2, "seed": 0},
-        "scheme": {"name": name, "label": label, "format": "int", "bits": bits, "symmetric": True}
+        "scheme": {
+            "name": name,
+            "label": label,
+            "family": None,
+            "format": "int",
+            "bits": bits,
+            "symmetric": True,
+        }
         | {"granularity": "channel", "group_size": None, "scale_dtype": "float32", "activation_bits": None},
         "model": {
             "name": "vggt_small",

@@ -17,6 +17,7 @@ from vggtq.config import compose, config_hash, options, plain
 from vggtq.experiment import run
 from vggtq.models.checkpoint import WeightsInfo
 from vggtq.models.loading import LoadedModel
+from vggtq.source_code import digest_of
 from vggtq.tensor_cache import TensorCache
 
 VARIANTS = options("variant")
@@ -190,7 +191,7 @@ def test_changed_code_is_another_network(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / f"{name}.py").write_text("from torch import nn\nclass Net(nn.Module): pass\n")
         (tmp_path / "helper.py").write_text(f"FACTOR = {factor}\n")
         module = __import__(name)
-        code_digest.__globals__["_digest_of"].cache_clear()
+        digest_of.cache_clear()
         digests.append(code_digest(module.Net()))
     assert None not in digests and digests[0] != digests[1]
 

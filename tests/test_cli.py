@@ -41,7 +41,7 @@ def test_one_run_and_its_report(tmp_path: Path) -> None:
     assert "group_size=64" in record["command"]
     (folder,) = (p for p in tmp_path.glob("outputs/runs/*") if p.is_dir())
     assert {p.name for p in folder.iterdir()} == {
-        *(".hydra", "comparison.png", "preview.safetensors", "result.json", "run.log")
+        *(".hydra", ".lock", "comparison.png", "preview.safetensors", "result.json", "run.log")
     }
     done = vggtq(tmp_path, module="vggtq.report")
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_the_command_of_a_sweep_s_job_repeats_that_job(tmp_path: Path) -> None:
     (record,) = records(tmp_path)
     assert record["command"].endswith("hydra.mode=RUN")
     arguments = shlex.split(record["command"])[3:]
-    again = vggtq(tmp_path, *arguments)
+    again = vggtq(tmp_path, *arguments, "resume=never")
     assert again.returncode == 0, again.stderr
     (repeated,) = records(tmp_path)
     assert repeated["config_hash"] == record["config_hash"]

@@ -31,6 +31,7 @@ GROUPS = (
     "timing",
     "experiment",
     "variant",
+    "tracker",
 )
 
 
@@ -154,7 +155,7 @@ def test_impossible_combinations_name_value_rule_and_remedy(overrides: list[str]
         (["scheme=mixed"], "did you mean mixed_precision"),
         (["scheme=null"], "name one of its options"),
         (["scheme=4"], "name one of its options"),
-        (["experiment=eight_schemes"], r"\+experiment=eight_schemes"),
+        (["experiment=eight_schemes"], r"\+experiment=\w+; choices: .*eight_schemes"),
         (["bits=4,"], "bits=4, cannot be read"),
         (["group_size=abc"], "group_size=abc is not one of .*null$"),
         (["dataset.max_image=4"], "dataset.max_image is not an option"),

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triton_device import BFLOAT16_STEP, DEVICE
+from vggtq import artifact
+from vggtq.describe import describe_layers
+from vggtq.models.checkpoint import WeightsInfo
+from vggtq.models.fused import fuse_
+from vggtq.models.initialize import initialize_
+from vggtq.models.vggt import VGGT, build
 from vggtq.models.vit import Block
 from vggtq.quant import cuda_linear, cuda_triton
 from vggtq.quant.backends import linear_backend
@@ -18,7 +25,8 @@ from vggtq.quant.cuda_rows import layer_norm_rows, quantize_rows
 from vggtq.quant.cuda_triton import CudaLinear, Float8Linear, PackedWeightLinear, TritonInt8Linear
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
 from vggtq.quant.packed import PackedWeight, pack_weight
-from vggtq.quant.scheme import Activations, Weights
+from vggtq.quant.quantize import quantize_
+from vggtq.quant.scheme import Activations, Scheme, Weights
 
 INT8 = Activations("dynamic", 8)
 FLOAT8 = Activations("dynamic", 8, "float8_e4m3")
@@ -328,6 +336,43 @@ def test_fused_blocks_compute_the_same(
     assert error(block(x), unfused) < limit / 10
     assert error(block(x), plain(x)) < limit
     assert block(x.bfloat16()).dtype == torch.promote_types(torch.bfloat16, torch.float32)
+
+
+def tiny_model() -> VGGT:
+    """Camera head alone, random weights, on DEVICE."""
+    sizes = {"img_size": 28, "embed_dim": 64, "depth": 1, "num_heads": 2}
+    heads = {"depth": False, "point": False, "track": False}
+    camera = {"trunk_depth": 1, "num_heads": 2, "num_iterations": 1}
+    model = build({"aggregator": sizes, "patch_embed": sizes, "camera_head": camera, "heads": heads})
+    initialize_(model, seed=0, lively=True)
+    return model.eval().requires_grad_(False).to(DEVICE)
+
+
+def test_a_model_fuses_all_of_its_blocks_and_is_stored_as_before(tmp_path: Path) -> None:
+    model = tiny_model()
+    scheme = Scheme("int8_dynamic", Weights(), activations=INT8)
+    result = quantize_(model, scheme, linear=lambda p, b, a: TritonInt8Linear(there(p), b, a))
+    images = torch.rand(1, 2, 3, 28, 28, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    unfused = model(images)["pose_enc"]
+    weights = WeightsInfo("seed 0", "random", "0", random=True)
+    before = artifact.save(model, tmp_path / "before.safetensors", scheme, result, weights)
+    fuse_(model, result)
+    blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
+    assert len(blocks) >= 4
+    assert result.fused == [f"{block}.{part}" for block in blocks for part in ("norm1", "norm2", "mlp")]
+    assert describe_layers(result)["fused"] == result.fused
+    assert result.notes[-1].endswith(f"in {3 * len(blocks)} places")
+    assert error(model(images)["pose_enc"], unfused) < 0.01
+    after = artifact.save(model, tmp_path / "after.safetensors", scheme, result, weights)
+    assert before.digest == after.digest
+
+
+def test_on_a_cpu_nothing_is_fused() -> None:
+    model = nn.ModuleDict({"a": Block(64, 4, 4.0, 1.0)})
+    result = quantize_(model, Scheme("int8_dynamic", Weights(), activations=INT8), first_last=())
+    fuse_(model, result)
+    assert result.fused == []
+    assert isinstance(model["a"].norm1, nn.LayerNorm)
 
 
 def test_a_block_compiles_as_one_graph() -> None:

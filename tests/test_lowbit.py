@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vggtq.errors import ConfigError, QuantizationError
 from vggtq.models.vit import Block
+from vggtq.quant.activations import fake_quantize
 from vggtq.quant.calibration import InputStatistics, Observer
 from vggtq.quant.clipping import (
     clipped_parameters,
@@ -25,7 +26,14 @@ from vggtq.quant.packed import pack_weight
 from vggtq.quant.quantize import quantize_
 from vggtq.quant.rounding import dequantize, quantization_parameters, round_to_codes
 from vggtq.quant.scheme import Activations, Layers, Rounding, Scheme, Transform, Weights
-from vggtq.quant.transform import InputTransform, awq_scale, output_error, smooth_scale
+from vggtq.quant.transform import (
+    InputTransform,
+    awq_scale,
+    balance_scale,
+    output_error,
+    sinkhorn_scale,
+    smooth_scale,
+)
 
 SPECS = [
     Weights(bits=4, granularity="group", group_size=16),
@@ -122,6 +130,60 @@ def test_gptq_survives_inputs_that_are_dead_or_dependent() -> None:
         error_spread(torch.full((4, 4), -1.0))
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_ranges_are_clipped_by_the_error_that_each_group_brings_to_the_output(symmetric: bool) -> None:
+    """Against every range of the grid, tried on the inputs themselves, one group at a time."""
+    spec = Weights(bits=4, granularity="group", group_size=16, symmetric=symmetric)
+    rows, inputs, gram = problem(6, 40)
+    first, zero = quantization_parameters(rows, spec)
+    found, _ = clipped_parameters(rows, spec, gram)
+    for group, start in enumerate(range(0, 40, 16)):
+        own = slice(start, start + 16)
+
+        def error(s: Tensor, own: slice = own, group: int = group) -> Tensor:
+            z = 0 if zero is None else zero[:, group, None]
+            codes = (torch.round(rows[:, own] / s[:, None]) + z).clamp(spec.qmin, spec.qmax)
+            return (inputs[:, own] @ (rows[:, own] - (codes - z) * s[:, None]).T).square().sum(0)
+
+        best = torch.stack([error(first[:, group] * (1 - 0.6 * step / 40)) for step in range(41)]).amin(0)
+        assert torch.allclose(error(found[:, group]), best, rtol=1e-3)
+    rounded = [pack_weight(rows, spec, Rounding("mse"), g).dequantize() for g in (gram, None)]
+    assert output_error(rows, rounded[0], gram) < output_error(rows, rounded[1], gram)
+
+
+def test_wide_groups_are_clipped_by_the_power_of_their_inputs() -> None:
+    spec, (rows, _, gram) = Weights(bits=3), problem(8, 300)
+    powers = torch.diag(gram.diagonal())
+    scale, _ = clipped_parameters(rows, spec, gram)
+    assert torch.equal(scale, clipped_parameters(rows, spec, powers)[0])
+    codes = round_to_codes(rows, scale, None, spec)
+    assert output_error(rows, dequantize(codes, scale, None, spec), powers) < output_error(
+        rows, nearest(rows, spec), powers
+    )
+
+
+def test_sinqs_scale_makes_columns_equally_wide() -> None:
+    rows = torch.randn(48, 32, generator=torch.Generator().manual_seed(0))
+    shrunk = rows * torch.logspace(-2, 0, 32) * torch.logspace(0, 1, 48)[:, None]
+    balanced = shrunk * sinkhorn_scale(shrunk)
+    balanced = balanced / balanced.square().mean(1, keepdim=True).sqrt()
+    spread = balanced.square().mean(0).sqrt()
+    assert spread.max() / spread.min() < 1.02, "bfloat16 digits"
+    shrunk[:, 3] = 0
+    assert torch.isfinite(sinkhorn_scale(shrunk)).all() and sinkhorn_scale(shrunk)[3] == 1
+
+
+def test_sinq_saves_small_weights_that_face_outlier_inputs() -> None:
+    spec = Weights(bits=4, granularity="group", group_size=64)
+    factor = torch.ones(128)
+    factor[[5, 70]] = 64
+    rows = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) / factor
+    gram = torch.diag(factor.square())
+    scale = sinkhorn_scale(rows)
+    rounded = pack_weight(rows * scale, spec).dequantize() / scale
+    assert output_error(rows, rounded, gram) < 0.7 * output_error(rows, nearest(rows, spec), gram)
+
+
 @given(seed=st.integers(0, 10**6), index=st.integers(0, len(SPECS) - 1))
 @settings(max_examples=40, deadline=None)
 def test_searched_scales_never_do_worse_by_their_own_measure(seed: int, index: int) -> None:
@@ -149,7 +211,7 @@ def test_searched_scales_lose_less_on_heavy_tails(method: str, share: float) -> 
     assert error < share * (rows - nearest(rows, spec)).square().sum()
 
 
-@pytest.mark.parametrize("columns", [64, 192, 12, 1024])
+@pytest.mark.parametrize("columns", [64, 192, 12, 768, 1024, 2048])
 def test_rotation_is_scipys_hadamard_and_its_own_inverse(columns: int) -> None:
     width = block_width(columns)
     x = torch.randn(3, columns, dtype=torch.float64)
@@ -176,6 +238,31 @@ def test_smoothquants_scale_is_the_papers() -> None:
     got = smooth_scale(rows, statistics, 0.7)
     assert torch.allclose(got / got[0], expected / expected[0], rtol=0.02), "bfloat16 digits"
     assert torch.equal(got, got.half().float()), "exact in half precision"
+
+
+def test_the_balanced_scale_is_the_best_one_for_evenly_spread_errors() -> None:
+    """Against the product of the two sums for other scales, and against the error of the layer itself."""
+    rows, inputs, gram = problem(24, 64)
+    rows[0, ::3] *= 20  # a maximum that says little about the channel
+    statistics = InputStatistics(gram, inputs.abs().mean(0), inputs.abs().amax(0), len(inputs))
+    best = balance_scale(rows, statistics).double()
+
+    def product(s: Tensor) -> float:
+        return float((inputs / s).square().sum() * (rows * s).square().sum())
+
+    for seed in range(20):
+        other = best * torch.randn(64, generator=torch.Generator().manual_seed(seed)).mul(0.2).exp()
+        assert product(best) < product(other)
+    assert torch.equal(best, best.half().double()), "exact in half precision"
+
+    def error(s: Tensor) -> float:
+        transform = InputTransform(s.float(), 64)
+        rounded = (
+            fake_quantize(transform.inputs(inputs), Activations("dynamic", 4)) @ transform.weight(rows).T
+        )
+        return float((rounded - inputs @ rows.T).square().sum())
+
+    assert error(best) < error(smooth_scale(rows, statistics, 0.5)) < error(torch.ones(64))
 
 
 def test_awq_finds_the_scale_that_a_search_on_the_inputs_finds() -> None:

@@ -119,7 +119,7 @@ def test_a_run_measures_both_models_and_fp32_only_once(
     assert first["frames"] == 2 and first["size"] and first["reason"] is None
     for numbers in (first["quantized"], second["quantized"], first["reference"]):
         assert numbers["peak_rss_bytes"] > numbers["rss_before_load_bytes"] > 50 * MIB
-    assert not [p for folder in "ab" for p in (tmp_path / folder).glob(".memory-*")]
+    assert not [p for folder in "ab" for p in (tmp_path / folder).glob(".vggtq-*")]
 
 
 def test_a_measurement_that_dies_leaves_null_and_the_reason(

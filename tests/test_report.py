@@ -28,6 +28,7 @@ from vggtq.report.columns import OUTPUTS
 from vggtq.report.frame import frame_of, quartiles, rows_of
 from vggtq.report.groups import group_rows
 from vggtq.report.i18n import TEXTS, translator
+from vggtq.report.pareto_chart import families
 from vggtq.report.recommend import Choice, balanced_score, pareto_front, recommend, speed_verdict
 from vggtq.report.sources import source_of
 from vggtq.report.tables import escape
@@ -535,6 +536,24 @@ def test_changes_against_fp32_come_with_their_interval(tmp_path: Path) -> None:
     assert re.search(r"\(0\.900\) −0\.020 \\\[−0\.030, −0\.010\\\]", table)
     assert "more than noise: [-0.030, -0.010]" in explain(choices(fp32(), lost)["smallest"], translator("en"))
     assert "within the noise of these scenes" in explain(choices(fp32(), same)["smallest"], translator("en"))
+
+
+def test_runs_that_differ_in_bits_alone_are_one_curve_of_the_pareto_chart() -> None:
+    made = [
+        record(f"INT{bits} group 64", bits, 0.1 / bits, scheme__family="INTn group 64") for bits in (2, 4, 8)
+    ]
+    made += [record(f"auto {bits}", bits, 0.05 / bits, scheme__family="auto n bits") for bits in (3, 4, 6)]
+    made += [
+        record("auto 4 again", 4, 0.3, scheme__family="auto n bits")
+    ]  # another seed, no step of the curve
+    made += [record(f"lone {bits}", bits, 0.1, scheme__family="lone") for bits in (5, 7)]
+    rows = [record_row(one) for one in [fp32(), *made]]
+    (long, uniform), (short, found) = families(rows)
+    assert (long, short) == ("INTn group 64", "auto n bits") and len(uniform) == len(found) == 3
+    assert uniform == sorted(uniform) and found[1][1] < 0.05
+    (group,) = group_rows(rows)
+    labels = draw(group, translator("en")).axes[5].get_legend_handles_labels()[1]
+    assert {"INTn group 64", "auto n bits"} <= set(labels) and "lone" not in labels
 
 
 def test_no_line_of_the_pareto_chart_runs_through_another_point() -> None:

@@ -19,6 +19,7 @@ from vggtq.report.i18n import TEXTS
 from vggtq.report.page import FOLDER, SCRIPTS, embedded
 from vggtq.report.page_data import export_command
 from vggtq.report.page_geometry import PAGE_BYTES
+from vggtq.report.page_sensitivity import sensitivities_of
 from vggtq.report.page_texts import PAGE_TEXTS
 from vggtq.report.recommend import NEEDS, choose, rankings
 
@@ -51,6 +52,17 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     build_report([runs(folder / "runs")], folder / "out")
     return (folder / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_runs_that_measured_the_same_share_one_map_of_sensitivities() -> None:
+    measured = {"bits": [2, 4], "layers": ["a", "b + c"], "relative_error": [[0.5, 0.1], [0.25, 0.05]]}
+    layers = [{"name": "a", "bits": 2}, {"name": "b", "bits": 4}, {"name": "c", "bits": 4}]
+    good = {"allocation": {"sensitivity": measured}, "layers": layers}
+    cut = {"allocation": {"sensitivity": measured | {"relative_error": [[0.5, 0.1], [0.25]]}}}
+    odd = {"allocation": {"sensitivity": measured | {"bits": None}}}
+    found = sensitivities_of(enumerate([{}, good, cut, odd, good]))
+    assert found["maps"] == [{"bits": [2, 4], "layers": ["a", "b + c"], "errors": measured["relative_error"]}]
+    assert found["rows"] == {1: {"map": 0, "picked": [2, 4]}, 4: {"map": 0, "picked": [2, 4]}}
 
 
 def data_of(html: str) -> dict:

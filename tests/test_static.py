@@ -251,10 +251,9 @@ def test_a_static_scale_per_channel_survives_outlier_channels(
     x = torch.randn(3, 10, 64, generator=torch.Generator().manual_seed(0))
     for granularity in ("per_tensor", "per_channel"):
         torch.manual_seed(0)
-        model, exact = Norms(), Norms()
-        with torch.no_grad():
-            model.block.norm1.weight[:3] *= 100
-            model.block.attn.qkv.weight[:, :3] /= 100
+        model, exact = Norms().requires_grad_(False), Norms().requires_grad_(False)
+        model.block.norm1.weight[:3] *= 100
+        model.block.attn.qkv.weight[:, :3] /= 100
         exact.load_state_dict(model.state_dict())
         scheme = Scheme(activations=static(granularity=granularity), layers=WHOLE)
         result = quantize_(model, scheme, calibrate=lambda m: m(x))

@@ -23,14 +23,17 @@ from vggtq import __version__
 from vggtq.artifact_layout import PACKED, RANGE, check_layout
 from vggtq.errors import VggtqError, WeightsError
 from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_digest
+from vggtq.models.fused import fuse_
 from vggtq.models.loading import LoadedModel, model_of
 from vggtq.models.weight_files import StoredTensors, TensorReader, open_tensors
 from vggtq.models.weight_source import describe
+from vggtq.quant.finetune.settings import Finetune
 from vggtq.quant.input_range import InputRange
-from vggtq.quant.layers import QuantConv, TransformedLinear
+from vggtq.quant.layers import LOW_RANK, QuantConv, TransformedLinear
+from vggtq.quant.low_rank import LowRank
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import Quantization, restore_
-from vggtq.quant.scheme import Activations, Layers, Mixed, Rounding, Scheme, Transform, Weights
+from vggtq.quant.scheme import Activations, Compensation, Layers, Mixed, Rounding, Scheme, Transform, Weights
 from vggtq.quant.select import WeightOf
 from vggtq.quant.size import quantized_layers, rest_tensors, stored_tensors
 from vggtq.quant.transform import InputTransform
@@ -39,7 +42,10 @@ from vggtq.safetensors_file import write_safetensors
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
-READABLE = ("1", "2")  # version 1 lacks static activations and 4-bit floats, and is otherwise the same
+READABLE = (
+    "1",
+    "2",
+)  # version 1 lacks static activations, 4-bit floats and branches, and is otherwise the same
 KEY = "vggtq"  # of the metadata entry that makes a safetensors file an artifact
 SUFFIX = ".safetensors"
 
@@ -63,8 +69,11 @@ class LayerEntry:
         assert codes is not None
         transform = InputTransform(tensors.get("input_scale"), self.rotation)
         numbers = (self.weights, self.columns, signal, noise, self.notes)
+        down, up = (tensors.get(key) for key in LOW_RANK)
+        branch = None if down is None or up is None else LowRank(down, up)
         whole = tensors.get("tensor_scale")
-        return PackedWeight(codes, scale, zero_point, *numbers, transform=transform, tensor_scale=whole)
+        packed = PackedWeight(codes, scale, zero_point, *numbers, transform=transform, low_rank=branch)
+        return replace(packed, tensor_scale=whole)
 
 
 @dataclass(frozen=True)
@@ -170,11 +179,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> QuantizedModel
         raise WeightsError(
             f"{path.name}: describes a network that cannot be built ({describe(error)})"
         ) from error
-    return QuantizedModel(
-        *(skeleton.eval(), header.weights),
-        header=header,
-        quantization=_fill(skeleton, path, header, target),
-    )
+    quantization = _fill(skeleton, path, header, target)
+    fuse_(skeleton, quantization)
+    return QuantizedModel(*(skeleton.eval(), header.weights), header=header, quantization=quantization)
 
 
 def load_into_(module: nn.Module, path: Path | str, device: torch.device | str = "cpu") -> Quantization:
@@ -200,6 +207,7 @@ def _fill(skeleton: nn.Module, path: Path, header: Header, device: torch.device)
             weights.packed,
             header.scheme.activations,
             lambda parameter: _as_float32(tensors.get(names[id(parameter)])),
+            header.scheme.attention,
         )
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, VggtqError) as error:
         raise WeightsError(
@@ -331,7 +339,12 @@ def _parsed(text: str, digest: str) -> Header:
         for entry in values["layers"]
     )
     parts = {"weights": Weights, "activations": Activations, "layers": Layers, "mixed": Mixed}
-    parts |= {"rounding": Rounding, "transform": Transform}
+    parts |= {
+        "rounding": Rounding,
+        "transform": Transform,
+        "compensation": Compensation,
+        "finetune": Finetune,
+    }
     recipe = {k: parts[k](**v) if k in parts else v for k, v in values["scheme"].items()}
     if values["rest"] not in ("float32", "float16", "bfloat16"):
         raise WeightsError(f"rest={values['rest']} is not a dtype for unquantized tensors")

@@ -5,16 +5,11 @@ from collections.abc import Mapping
 from torch import nn
 
 from vggtq.errors import QuantizationError, WeightsError
-from vggtq.quant.layers import weight_rows
+from vggtq.quant.layers import LOW_RANK, weight_rows
 from vggtq.quant.select import named_weights
 
-PACKED = (
-    "codes",
-    "scale",
-    "zero_point",
-    "tensor_scale",
-    "input_scale",
-)  # what a quantized layer may consist of
+# What a quantized layer may consist of.
+PACKED = ("codes", "scale", "zero_point", "tensor_scale", "input_scale", *LOW_RANK)
 RANGE = ("activation_scale", "activation_zero_point")  # its own even where layers share their weight
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 

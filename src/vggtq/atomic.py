@@ -1,10 +1,14 @@
 """Files that appear whole or not at all."""
 
+import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PREFIX, SUFFIX = ".vggtq-", ".tmp"
 
 
 @contextmanager
@@ -14,7 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name does not grow with that of `path`, so that a name of the longest allowed length can be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".vggtq-", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_stem(path)}-", suffix=SUFFIX)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -23,6 +27,29 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    """A folder inside `beside`, which is made if need be, for the length of a `with` block."""
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, suffix=SUFFIX, dir=beside) as name:
+        yield Path(name)
+
+
+def remove_leftovers(place: Path) -> None:
+    """Removes what killed writers left: of one file, or of all files of a folder. Nobody else may be writing there."""
+    folder, stem = (place, PREFIX) if place.is_dir() else (place.parent, f"{_stem(place)}-")
+    for left in folder.glob(f"{stem}*{SUFFIX}"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _stem(path: Path) -> str:
+    """Tells the temporary files of `path` from those of its neighbours."""
+    return PREFIX + hashlib.sha256(path.name.encode()).hexdigest()[:8]
 
 
 def _umask() -> int:

@@ -5,7 +5,6 @@ about the machine that changes the last bits of a float product. Outputs of anot
 go stale.
 """
 
-import functools
 import hashlib
 import os
 import sys
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vggtq.config import PACKAGE
 from vggtq.environment import cpu_name
 from vggtq.models.loading import LoadedModel
+from vggtq.source_code import digest_of, package_digest
 from vggtq.tensor_cache import TensorCache
 
 # What tells oneDNN, MKL, ATen, cuBLAS and CUDA which instructions and which precision to use.
@@ -110,11 +109,6 @@ def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
 
 
-def package_digest() -> str:
-    """SHA-256 over all source files of this package."""
-    return _digest_of(tuple(sorted(map(str, {path.parent for path in PACKAGE.rglob("*.py")}))))
-
-
 def code_digest(network: nn.Module) -> str | None:
     """SHA-256 over the source files beside the classes that `network` is made of, torch's own left out.
 
@@ -126,12 +120,4 @@ def code_digest(network: nn.Module) -> str | None:
     ]
     if None in files:
         return None
-    return _digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))
-
-
-@functools.cache
-def _digest_of(folders: tuple[str, ...]) -> str:
-    total = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
-        total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
+    return digest_of(tuple(sorted({str(Path(file).parent) for file in files if file})))

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggtq.baseline import code_digest, numeric_machine, package_digest
+from vggtq.baseline import code_digest, numeric_machine
 from vggtq.models.loading import LoadedModel
 from vggtq.quant.calibration import Group, InputStatistics, Statistics
 from vggtq.quant.scheme import Scheme
+from vggtq.source_code import package_digest
 from vggtq.tensor_cache import TensorCache
 
 VECTORS = ("mean_abs", "largest", "special", "ordinary")

@@ -33,6 +33,7 @@ class Samples:
         default_factory=list
     )  # names of candidates that selection=diverse left out first
     cache: CalibrationCache | None = None
+    _selected: bool = False
     _notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -52,8 +53,11 @@ class Samples:
         return samples
 
     def select_(self, model: nn.Module) -> None:
-        """Keeps calibration.samples of the candidates. model: in float; it is asked only for selection=diverse."""
+        """Keeps calibration.samples of the candidates. model: in float; it is asked only for selection=diverse, and once."""
         wanted = self.calibration
+        if self._selected:
+            return
+        self._selected = True
         if wanted.selection == "random":
             self.scenes = self.scenes[: wanted.samples]
             return

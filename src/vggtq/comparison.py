@@ -91,7 +91,7 @@ class Comparison:
             self.depths = tuple(maps["depth"][:frames, ..., 0].clone() for maps in (reference, outputs))
 
     def result(self) -> dict[str, Any]:
-        """dataset, baseline, fidelity and geometry of the record."""
+        """dataset, baseline, fidelity, fidelity_scenes and geometry of the record."""
         return {
             "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
             "baseline": self._described_baseline(),

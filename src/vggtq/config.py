@@ -7,9 +7,12 @@ YAML, whose fields are their schema (`instantiate`).
 import hashlib
 import importlib
 import json
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vggtq.calibration_config import Calibration, candidates
-from vggtq.errors import ConfigError, did_you_mean
+from vggtq.errors import ConfigError, MissingExtraError, did_you_mean
 from vggtq.quant.scheme import Scheme
 
 PACKAGE = Path(__file__).parent
@@ -36,8 +39,16 @@ SHORT_KEYS = {
     "size": ("size", "rooms"),
 }
 
-# Where things lie changes no number that a run measures: these keys are no part of the configuration's hash.
-PLACES = ("baseline_cache", "calibration_cache")
+# Where things lie, and what is done about other runs, changes no number that a run measures: these keys are no part of the
+# configuration's hash.
+CACHES = ("baseline_cache", "calibration_cache", "sensitivity_cache", "finetune_cache")
+PLACES = (*CACHES, "resume", "fail_fast", "tracker")
+
+RESUME = ("true", "failed", "never")
+TRACKERS = ("none", "trackio", "wandb", "mlflow", "tensorboard")  # packages and extras of the same names
+
+# Names the folder of the sweep that a process belongs to; empty outside of sweeps.
+SWEEP_VARIABLE = "VGGTQ_SWEEP"
 
 # Groups whose options look like numbers or null, which Hydra takes for values unless they are quoted.
 NUMERIC_GROUPS = ("bits", "group_size")
@@ -83,6 +94,24 @@ class Timing:
 
 
 @dataclass
+class Tracker:
+    """Where a run's options and numbers go besides its record. folder: for whatever the tracker writes."""
+
+    name: str = "none"
+    project: str = "vggtq"
+    folder: str = "outputs/tracking"
+
+    def __post_init__(self) -> None:
+        if self.name not in TRACKERS:
+            near = did_you_mean(self.name, TRACKERS)
+            raise ConfigError(f"tracker={self.name} is not one of {', '.join(TRACKERS)}{near}")
+        if self.name != "none" and self.name not in sys.modules and find_spec(self.name) is None:
+            raise MissingExtraError(
+                f"tracker={self.name} needs a package that is not installed: pip install 'vggtq[{self.name}]'"
+            )
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -96,6 +125,7 @@ class Config:
     scenes: int | None = None  # short for dataset.count; this and the next two where scenes are made to order
     frames: int | None = None  # short for dataset.frames
     size: list[int] | None = None  # height and width, pixels; short for dataset.size
+    budget_mb: float | None = None  # short for scheme.mixed.budget_mb, where bits are found
     seed: int = 0
     depth_alignment: str = "median"
     points_icp: bool = False
@@ -108,7 +138,14 @@ class Config:
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run
     )
+    sensitivity_cache: str | None = (
+        "outputs/cache/sensitivity"  # folder of what layers' bits cost; null likewise
+    )
     calibration_cache: str | None = None  # folder of what layers saw; null computes it in every run
+    finetune_cache: str | None = "outputs/cache/finetune"  # folder of fine-tunings; null keeps none
+    tracker: Tracker = field(default_factory=Tracker)
+    resume: str = "true"
+    fail_fast: bool = False
 
     def __post_init__(self) -> None:
         if self.depth_alignment not in ("median", "lstsq", "none"):
@@ -118,14 +155,24 @@ class Config:
             raise ConfigError(f"rest={self.rest} is not one of float32, float16, bfloat16{near}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed}: seeds lie between 0 and {2**32 - 1}")
+        self.resume = resume_mode(self.resume)
         if self.picture_frames < 0:
             raise ConfigError(f"picture_frames={self.picture_frames}: use 0 for no picture, or more")
         if self.preview_scenes < 0:
             raise ConfigError(f"preview_scenes={self.preview_scenes}: use 0 for no preview, or more")
 
 
+def resume_mode(value: object) -> str:
+    """One of RESUME. Raises ConfigError."""
+    mode = str(value).lower()  # YAML's true arrives as True
+    if mode not in RESUME:
+        raise ConfigError(f"resume={mode} is not one of {', '.join(RESUME)}; never measures everything again")
+    return mode
+
+
 def register() -> None:
     """Makes the schema and the resolver of run names known to Hydra; may be called more than once."""
+    os.environ.setdefault(SWEEP_VARIABLE, "")  # Hydra copies it to jobs and insists on finding it
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("candidates", candidates, replace=True)
@@ -146,6 +193,10 @@ def validated(cfg: DictConfig) -> Config:
             raise ConfigError(
                 f"{key}={value}: dataset={config.dataset.get('name')} has no {named}; use dataset={dataset}"
             )
+    if config.budget_mb is not None and not config.scheme.mixed.candidates:
+        raise ConfigError(
+            f"budget_mb={config.budget_mb:g}: scheme={config.scheme.name} has no bits to choose; use scheme=auto_mixed"
+        )
     config.model = instantiate(config.model, "model")
     config.dataset = instantiate(config.dataset, "dataset")
     if config.scheme.needs_calibration:
@@ -178,8 +229,12 @@ def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
             continue  # these have schemas of their own
         if key not in schema:
             raise ConfigError(f"{prefix}{key} is not an option{did_you_mean(key, map(str, schema))}")
+        if f"{prefix}{key}" == "scheme.mixed.bits":
+            continue  # its keys are names of layers
         child, known = cfg._get_node(key), schema._get_node(key)
-        if isinstance(child, DictConfig) and isinstance(known, DictConfig):
+        # The keys of a plain mapping are names that only the run can check.
+        if isinstance(child, DictConfig) and OmegaConf.get_type(known) not in (dict, type(None)):
+            assert isinstance(known, DictConfig)
             _check_keys(child, known, f"{prefix}{key}.")
 
 
@@ -228,9 +283,10 @@ def run_name(*, _root_: DictConfig) -> str:
     weights = config["scheme"]["weights"]
     short = {"per_tensor": "tensor", "per_channel": "channel"}.get(weights["granularity"])
     grouping = short or (f"g{weights['group_size']}" if weights["group_size"] else None)
+    budget = config["scheme"]["mixed"]["budget_mb"]
     parts = [
         config["scheme"]["name"],
-        f"w{weights['bits']}",
+        f"w{weights['bits']}" if budget is None else f"{budget:g}mib",
         grouping,
         _name(config, "dataset"),
         config["scene"],

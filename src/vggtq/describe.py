@@ -23,8 +23,12 @@ def describe_scheme(scheme: Scheme) -> dict[str, Any]:
     return {
         "name": scheme.name,
         "label": scheme.label,
+        "family": scheme.family,
         **asdict(scheme.weights),
+        **({} if scheme.mixed.mean_bits is None else {"bits": None}),
+        "mean_bits": scheme.mixed.mean_bits,
         "activation_bits": inputs.bits if rounded else None,
+        "attention": scheme.attention,
         "activations": {
             "mode": inputs.mode,
             "granularity": inputs.scale_granularity,
@@ -51,7 +55,7 @@ def describe_model(name: str, model: "LoadedModel") -> dict[str, Any]:
 
 
 def describe_layers(quantization: "Quantization") -> dict[str, Any]:
-    """layers, kept, backends and simulated of the record."""
+    """layers, fused, kept, backends and simulated of the record."""
     layers = []
     for layer in quantization.layers:
         entry = {k: v for k, v in asdict(layer).items() if k not in ("weights", "weight_notes")} | asdict(
@@ -60,6 +64,7 @@ def describe_layers(quantization: "Quantization") -> dict[str, Any]:
         layers.append(entry | {"exact": math.isinf(layer.weight_sqnr_db)})
     return {
         "layers": layers,
+        "fused": quantization.fused,
         "kept": [asdict(kept) for kept in quantization.kept],
         "backends": dict(Counter(layer.backend for layer in quantization.layers)),
         "simulated": any(layer.simulated for layer in quantization.layers),

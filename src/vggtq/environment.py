@@ -15,6 +15,7 @@ import torch
 import vggtq
 from vggtq.config import Device
 from vggtq.errors import ConfigError
+from vggtq.source_code import run_code
 
 PACKAGES = (
     "torch",
@@ -68,6 +69,7 @@ def environment(device: torch.device, seed: int) -> dict[str, Any]:
     """The record's `environment`."""
     return {
         "vggtq": vggtq.__version__,
+        "code": run_code(),
         **_commit(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},

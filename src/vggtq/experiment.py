@@ -4,10 +4,10 @@ Everything is imported by the time it is needed, so that a configuration mistake
 """
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -18,11 +18,13 @@ from omegaconf import DictConfig
 from vggtq import interruption
 from vggtq.config import Config, config_hash, plain, validated
 from vggtq.describe import describe_layers, describe_model, describe_scheme, describe_size
-from vggtq.errors import DataError
+from vggtq.errors import DataError, VggtqError
+from vggtq.exhausted import exhausted
+from vggtq.inputs import describe_inputs
+from vggtq.journal import Journal
 from vggtq.progress import Steps
 from vggtq.quant.scheme import Scheme
 from vggtq.record import empty_record, error_entry, write_record
-from vggtq.sweep import SWEEP_VARIABLE
 
 if TYPE_CHECKING:
     from vggtq.artifact import Saved
@@ -37,13 +39,18 @@ ARTIFACT = "model.safetensors"
 PREDICTIONS = "*predictions*"  # the file, and its parts where the run ended before it was written
 
 
+class UnwrittenRecordError(VggtqError):
+    """The record of a run that could not be written."""
+
+
 def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
     """Runs one configuration and returns its record, which also lies in `folder`, whatever happened.
 
     Exceptions end up in the record with status `failed`; only an interruption is raised again, after it has been recorded.
     """
     record = empty_record() | {"name": folder.name, "command": command, "started": _now()}
-    record["sweep"] = os.environ.get(SWEEP_VARIABLE)
+    sweep = Journal.current()
+    record["sweep"] = sweep.id if sweep else None
     started = time.perf_counter()
     try:
         record["config"] = plain(cfg)
@@ -52,7 +59,7 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
             _run(validated(cfg), folder, record, steps)
         record["status"] = "ok"
     except Exception as error:
-        record["error"] = error_entry(error)
+        record["error"] = error_entry(exhausted(error, record["config"]) or error)
     except BaseException as error:
         interruption.settled()
         record["error"] = error_entry(error)
@@ -69,8 +76,20 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
         if record["predictions"] is None:
             for left in folder.glob(PREDICTIONS):
                 left.unlink()
-        write_record(record, folder)
+        keep(record, folder)
     return record
+
+
+def keep(record: dict[str, Any], folder: Path) -> None:
+    """Writes the record; a run whose record cannot be written has failed, whatever it measured."""
+    try:
+        write_record(record, folder)
+    except OSError as error:
+        reason = (
+            exhausted(error, record["config"])
+            or f"{error.strerror or error}; choose another hydra.run.dir=DIR"
+        )
+        record |= {"status": "failed", "error": error_entry(UnwrittenRecordError(f"no record: {reason}"))}
 
 
 def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> None:
@@ -84,12 +103,14 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     seconds: dict[str, float | None] = record["seconds"]
 
     from vggtq import artifact
+    from vggtq.allocation import check_bytes, find_bits
     from vggtq.calibration_data import Samples
     from vggtq.comparison import Comparison, timed
+    from vggtq.finetuning import quantize_model_
     from vggtq.fresh_memory import compare_memory
+    from vggtq.models.fused import fuse_
     from vggtq.models.loading import share_parameters
     from vggtq.predictions import Predictions
-    from vggtq.quant.quantize import quantize_
     from vggtq.quant.rest import round_rest_
     from vggtq.quant.select import select_layers
 
@@ -105,16 +126,26 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     with timed(seconds, "load"):
         model = config.model.load(device)
     record["model"] = describe_model(config.model.name, model)
+    record["inputs"] = describe_inputs(config)
+
+    allocation = None
+    if config.scheme.allocates and samples:
+        steps.step("measuring what the bits of each layer cost")
+        with timed(seconds, "allocate"):
+            allocation, record["allocation"] = find_bits(config, model, samples, steps)
+        config = replace(config, scheme=allocation.scheme)
+        record["scheme"] = describe_scheme(config.scheme)
 
     steps.step(f"quantizing to {config.scheme.label}")
     with timed(seconds, "quantize"):
         twin = share_parameters(model.module)
-        inputs, cache = samples.prepare(config, model) if samples else (None, None)
-        quantization = quantize_(twin, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
+        quantization, record["finetune"] = quantize_model_(twin, model, config, samples, steps, device)
         round_rest_(twin, config.rest)
+        fuse_(twin, quantization)
     record |= describe_layers(quantization)
     record["calibration"] = samples.describe(quantization) if samples else None
     record["size"] = describe_size(model.module, twin, quantization, config.rest)
+    over = check_bytes(allocation, record["size"]["stored_bytes"]) if allocation else []
     _log_quantization(config.scheme, quantization, record["size"])
 
     def save(path: Path) -> artifact.Saved:
@@ -123,7 +154,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
 
     if config.save:
         record["artifact"] = _saved(save(folder / ARTIFACT))
-    notes = [*quantization.notes, *(samples.notes if samples else ()), *_domain_notes(config)]
+    notes = [*quantization.notes, *over, *(samples.notes if samples else ()), *_domain_notes(config)]
     predictions = Predictions(folder) if config.save_predictions else None
     comparison = Comparison(config, model, twin, device, predictions)
     for scene in chain([first], scenes):

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from vggtq.quant.linear import QuantLinear
     from vggtq.quant.packed import PackedWeight
     from vggtq.quant.quantize import Quantization
-    from vggtq.quant.scheme import Activations
+    from vggtq.quant.scheme import Activations, Scheme
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,16 @@ def export(config: Config, out: Path, steps: Steps) -> "Saved":
 
     out = artifact.checked_path(out)
     steps.step(f"quantizing {config.model.name} to {config.scheme.label}")
-    module, quantization, weights = quantize_stream(config, steps)
+    module, quantization, weights, scheme = quantize_stream(config, steps)
     steps.step(f"writing {out}")
-    return artifact.save(
-        module, out, config.scheme, quantization, weights, config.model.identity(), config.rest
-    )
+    return artifact.save(module, out, scheme, quantization, weights, config.model.identity(), config.rest)
 
 
-def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantization, WeightsInfo]":
-    """The quantized network, made from one weight at a time: memory holds the result and the tensor at hand."""
+def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantization, WeightsInfo, Scheme]":
+    """The quantized network, made from one weight at a time: memory holds the result and the tensor at hand.
+
+    The scheme is that of `config`, with the bits per layer that were found where it asks for them.
+    """
     from vggtq.models.checkpoint import combined_fingerprint, tensor_digest
     from vggtq.quant.quantize import quantize_
     from vggtq.quant.rest import round_rest_
@@ -103,24 +105,37 @@ def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantizat
     stream.close()
     round_rest_(skeleton, config.rest)
     fingerprint = combined_fingerprint({name: future.result() for name, future in digests.items()})
-    return skeleton.eval(), quantization, stream.info(fingerprint)
+    return skeleton.eval(), quantization, stream.info(fingerprint), config.scheme
 
 
-def _quantize_calibrated(config: Config, steps: Steps) -> "tuple[nn.Module, Quantization, WeightsInfo]":
+def _quantize_calibrated(
+    config: Config, steps: Steps
+) -> "tuple[nn.Module, Quantization, WeightsInfo, Scheme]":
     """The same for recipes that look at the inputs of layers: the model has to run, so all of it is loaded."""
     import torch
 
+    from vggtq.allocation import check_bytes, find_bits
     from vggtq.calibration_data import Samples
-    from vggtq.quant.quantize import quantize_
+    from vggtq.finetuning import quantize_model_
+    from vggtq.models.loading import share_parameters
     from vggtq.quant.rest import round_rest_
+    from vggtq.quant.size import stored_bytes
 
     samples = Samples.of(config.calibration)
-    loaded = config.model.load(torch.device("cpu"))
+    device = torch.device("cpu")
+    loaded = config.model.load(device)
+    allocation = None
+    if config.scheme.allocates:
+        allocation, _ = find_bits(config, loaded, samples, steps)
+        config = replace(config, scheme=allocation.scheme)
     steps.step(f"calibrating {config.model.name} and quantizing it to {config.scheme.label}")
-    inputs, cache = samples.prepare(config, loaded)
-    quantization = quantize_(loaded.module, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
-    round_rest_(loaded.module, config.rest)
-    return loaded.module, quantization, loaded.weights
+    # Fine-tuning needs the float model beside its twin; other recipes release its weights as they go.
+    module = share_parameters(loaded.module) if config.scheme.finetune.steps else loaded.module
+    quantization, _ = quantize_model_(module, loaded, config, samples, steps, device)
+    round_rest_(module, config.rest)
+    if allocation:
+        check_bytes(allocation, stored_bytes(module, getattr(torch, config.rest)))
+    return module, quantization, loaded.weights, config.scheme
 
 
 def _unprepared_linear(

@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from vggtq import artifact
+from vggtq.atomic import temporary_folder
 from vggtq.comparison import Comparison
 from vggtq.data.scene import Scene
 from vggtq.errors import VggtqError
@@ -67,10 +67,9 @@ def compare_memory(comparison: Comparison, save_quantized: Save, folder: Path) -
 
 
 def _measured(save: Save, scene: Scene, device: torch.device, folder: Path) -> Numbers:
-    folder.mkdir(parents=True, exist_ok=True)
     # Not in /tmp, which may itself be memory.
-    with tempfile.TemporaryDirectory(prefix=".memory-", dir=folder) as name:
-        images, model = Path(name, "images.safetensors"), Path(name, "model.safetensors")
+    with temporary_folder(folder) as inside:
+        images, model = inside / "images.safetensors", inside / "model.safetensors"
         write_safetensors(images, {"images": scene.images}, {})
         save(model)
         return measure_in_process(model, images, device)

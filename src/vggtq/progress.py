@@ -41,6 +41,10 @@ class Steps:
         """Starts a step; `total` None shows only that something is going on."""
         self._bar.reset(self._task, description=description, total=total)
 
+    def tell(self, description: str) -> None:
+        """Says more of the step that is going on."""
+        self._bar.update(self._task, description=description)
+
     def advance(self) -> None:
         self._bar.advance(self._task)
 

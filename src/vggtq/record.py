@@ -29,16 +29,21 @@ KEYS = (
     ),
     *(
         "environment",
+        "inputs",
         "scheme",
         "model",
         "dataset",
         "baseline",
         "layers",
+        "fused",
         "kept",
         "calibration",
+        "finetune",
+        "allocation",
         "backends",
         "simulated",
         "fidelity",
+        "fidelity_scenes",
         "geometry",
     ),
     *("size", "latency", "memory", "picture", "preview", "artifact", "predictions", "rescored", "notes"),
@@ -81,17 +86,26 @@ def write_record(record: dict[str, Any], folder: Path, keep_earlier: bool = Fals
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if keep_earlier or (record["status"] != "ok" and _is_ok(path)):
+        if keep_earlier or (record["status"] != "ok" and _is_ok(folder)):
             with replacing(folder / PREVIOUS_NAME) as previous:
                 previous.write_bytes(path.read_bytes())
     return path
 
 
-def _is_ok(path: Path) -> bool:
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run folder in the present form; None if there is none, or something else."""
+    from vggtq.migrations import UnknownVersion, migrated
+
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == "ok")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        record = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        known = isinstance(record, dict) and record.get("status") in ("ok", "failed")
+        return migrated(record) if known else None
+    except (OSError, UnknownVersion, ValueError):
+        return None
+
+
+def _is_ok(folder: Path) -> bool:
+    return (read_record(folder) or {}).get("status") == "ok"
 
 
 def jsonable(value: Any) -> Any:

@@ -101,7 +101,7 @@ def rescored(record: dict[str, Any], folder: Path, changes: dict[str, Any]) -> d
     for scene in read_predictions(folder / record["predictions"]["file"]):
         scores.add(scene.name, scene.quantized, scene.reference, scene.truth, scene.size_hw)
     now = environment(torch.device("cpu"), 0)
-    code = {key: now[key] for key in ("vggtq", "commit", "dirty")}
+    code = {key: now[key] for key in ("vggtq", "commit", "dirty", "code")}
     entry = {"when": datetime.now(UTC).isoformat(timespec="milliseconds"), **code, "changes": changes}
     earlier = dig(record, "rescored", "earlier") or {key: dig(record, "environment", key) for key in code}
     record |= {"config": config, "config_hash": config_hash(config), "command": _command(record, changes)}

@@ -5,29 +5,31 @@ python -m vggtq.run --multirun scheme=int4_group bits=4,8 group_size=32,64
 python -m vggtq.run +experiment=eight_schemes
 """
 
-import logging
 import os
 import re
-import shlex
 import sys
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vggtq import interruption, sweep
-from vggtq.config import CONF, compose, first_line, options, quote_numbers, register
+from vggtq.config import CONF, compose, first_line, options, quote_numbers
 from vggtq.errors import VggtqError, did_you_mean
-from vggtq.experiment import run
+from vggtq.exhausted import exhausted
+from vggtq.job import failures, task
 
-log = logging.getLogger(__name__)
+EXPECTED = (VggtqError, HydraException, OmegaConfBaseException, ValueError, OSError)
 
-_failed: list[str] = []  # the reason why the single run of this process failed
+# Options that Hydra's plugins bring along.
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "joblib",
+    ("hydra/launcher", "submitit_local"): "slurm",
+    ("hydra/launcher", "submitit_slurm"): "slurm",
+    ("hydra/launcher", "ray"): "ray",
+}
 
 
 def main() -> NoReturn:
@@ -35,7 +37,6 @@ def main() -> NoReturn:
     # Hydra raises instead of printing, so that one line can be made of it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     interruption.install()
-    register()
     try:
         # argparse takes all overrides in one piece; users write --multirun anywhere.
         arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
@@ -44,40 +45,21 @@ def main() -> NoReturn:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (VggtqError, HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        if _wants_traceback():
-            raise
-        sys.exit(f"error: {explain(error)}")
+    except sweep.Stopped:
+        sweep.summarize()
+        sys.exit("stopped after the first failure, as fail_fast=true asks; the jobs after it were not run")
     except KeyboardInterrupt as request:
         interruption.settled()
-        sweep.summarize_interrupted()
+        sweep.summarize()
         print("interrupted; the record of the run says so", file=sys.stderr)
         sys.exit(143 if isinstance(request, interruption.Terminated) else 130)
-    sys.exit(1 if _failed else 0)
-
-
-def task(cfg: DictConfig) -> None:
-    """One job of Hydra's. A failure is recorded and told in one line, and never ends a sweep."""
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    record = run(cfg, folder, _command(hydra_config))
-    shown = _relative(folder / "result.json")
-    if record["status"] == "failed":
-        error = record["error"]
-        hint = (
-            f" (recorded in {shown})" if error["expected"] else f"; unexpected: the traceback is in {shown}"
-        )
-        kind = "" if error["expected"] else f"{error['type']}: "
-        log.error("error: %s%s%s", kind, error["message"].splitlines()[0], hint)
-        if hydra_config.verbose:
-            log.error(error["traceback"])
-        _failed.append(error["message"])
-        return
-    if record["picture"]:
-        log.info("picture %s", _relative(folder / record["picture"]))
-    log.info("record  %s", shown)
-    if hydra_config.mode != RunMode.MULTIRUN:
-        sweep.print_summary([record])
+    except Exception as error:
+        expected = isinstance(error, EXPECTED) or sweep.jobs_run_here()
+        sweep.summarize()
+        if _wants_traceback() or not expected:
+            raise
+        sys.exit(f"error: {explain(error)}")
+    sys.exit(1 if failures else 0)
 
 
 def explain(error: BaseException) -> str:
@@ -85,7 +67,9 @@ def explain(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, VggtqError):
         return first_line(error)
-    if isinstance(error, OSError) and not isinstance(error, HydraException):
+    if isinstance(error, OSError) and not isinstance(error, HydraException | ConnectionError):
+        if no_room := exhausted(error, None):
+            return str(no_room)
         where = error.filename or "the output folder"
         return f"{where}: {error.strerror or error}; choose a folder that can be written, hydra.run.dir=DIR"
     if isinstance(error, OverrideParseException):
@@ -107,11 +91,14 @@ def explain(error: BaseException) -> str:
 
 
 def _explain_option(group: str, value: str) -> str:
+    if extra := EXTRAS.get((group, value)):
+        return f"{group}={value} needs a package that is not installed: pip install 'vggtq[{extra}]'"
     choices = sorted(
         options(group), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
     )
     if group == "bits":
         return f"bits={value}: integer weights have 2 to 8 or 16 bits; schemes of float weights set their own"
+    choices += [name for known, name in EXTRAS if known == group]
     line = f"{group}={value} is not one of {', '.join(choices)}{did_you_mean(value, choices)}"
     if group == "group_size" and value.isdigit() and int(value) > 1:
         return f"{line}; any other size: scheme.weights.group_size={value} with granularity=group, as scheme=int4_group has it"
@@ -121,7 +108,7 @@ def _explain_option(group: str, value: str) -> str:
 
 
 def _explain_key(key: str) -> str:
-    if key in ("experiment", "variant"):
+    if key in ("experiment", "search", "variant"):
         return f"{key}=… is added with a plus: +{key}={options(key)[0]}; choices: {', '.join(options(key))}"
     known = _keys(compose())
     near = did_you_mean(key, known)
@@ -135,20 +122,6 @@ def _keys(node: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(child := node._get_node(name), DictConfig) and not child._is_none():
             keys += _keys(child, f"{prefix}{name}.")
     return keys
-
-
-def _command(hydra_config: Any) -> str:
-    """The command that repeats this very job, also when it was one of a sweep."""
-    overrides = [
-        re.sub(r"^(\+?(?:bits|group_size)=)'([^']*)'$", r"\1\2", o) for o in hydra_config.overrides.task
-    ]
-    if any("experiment=" in override for override in overrides):
-        overrides.append("hydra.mode=RUN")  # an experiment would start its sweep again
-    return shlex.join(["python", "-m", "vggtq.run", *overrides])
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _wants_traceback() -> bool:

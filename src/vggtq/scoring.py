@@ -17,7 +17,7 @@ Outputs = dict[str, Tensor]
 
 @dataclass
 class Scores:
-    """Adds one scene after the other; `result` gives `fidelity` and `geometry` of the record."""
+    """Adds one scene after the other; `result` gives `fidelity`, `fidelity_scenes` and `geometry` of the record."""
 
     depth_alignment: str
     points_icp: bool
@@ -46,4 +46,6 @@ class Scores:
         geometry = {"quantized": mean_over_scenes(quantized), "reference": mean_over_scenes(reference)}
         geometry["change"] = change_over_scenes(quantized, reference)
         known = geometry | {"scenes": self.geometry} if geometry["reference"] else None
-        return {"fidelity": fidelity, "geometry": known}
+        errors = zip(self.geometry, self.fidelity.scenes, strict=True)
+        by_scene = [{"scene": scene["scene"], "mse": mse} for scene, mse in errors]
+        return {"fidelity": fidelity, "fidelity_scenes": by_scene, "geometry": known}

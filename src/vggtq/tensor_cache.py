@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vggtq.atomic import remove_leftovers
 from vggtq.safetensors_file import write_safetensors
 
 log = logging.getLogger(__name__)
@@ -70,13 +71,14 @@ class TensorCache:
             yield False
             return
         try:
+            remove_leftovers(path)  # of a process that was killed while it held this lock
             yield True
         finally:
             lock.release()
 
     def _store(self, path: Path, text: str, tensors: Tensors) -> None:
         try:
-            header = {"format": FORMAT, "identity": text, "digest": _digest(tensors)}
+            header = {"format": FORMAT, "identity": text, "digest": tensors_digest(tensors)}
             write_safetensors(path, tensors, header)
         except OSError as error:
             self._give_up("written", error)
@@ -98,12 +100,12 @@ def _read(path: Path, identity: str) -> Tensors:
         if header.get("identity") != identity:
             raise ValueError("it belongs to something else")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    if header.get("digest") != _digest(tensors):
+    if header.get("digest") != tensors_digest(tensors):
         raise ValueError("its content does not match its digest")
     return tensors
 
 
-def _digest(tensors: Tensors) -> str:
+def tensors_digest(tensors: Tensors) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
     total = hashlib.sha256()
     for name in sorted(tensors):

@@ -23,6 +23,8 @@ SECONDS = 12.0  # per number of tokens
 INT4 = Weights(bits=4, granularity="group", group_size=64, scale_dtype="float16")
 SCHEMES = (
     Scheme("W8A8", Weights(), activations=Activations("dynamic")),
+    Scheme("W8A8, attention FP16", Weights(), activations=Activations("dynamic"), attention="float16"),
+    Scheme("W8A8, attention BF16", Weights(), activations=Activations("dynamic"), attention="bfloat16"),
     Scheme("FP16 weights", Weights("float16", 16, granularity="none")),
     Scheme("INT8 weights", Weights()),
     Scheme("INT4 group 64", INT4),

@@ -146,6 +146,17 @@ class ETH3D:
         }
         return ETH3DSequences(self.name, self.root, self.scene, count, frames, seed, **size)
 
+    def inputs(self) -> list[Path]:
+        """Cameras and images, and the depth maps and masks of the same frames."""
+        folder = Path(self.root).expanduser() / self.scene
+        undistorted = folder / "dslr_calibration_undistorted"
+        names = [Path(frame.name).name for frame in self._registered(undistorted)[0]]
+        files = [undistorted / "cameras.txt", undistorted / "images.txt"]
+        files += [self._image_folder(folder) / name for name in names]
+        if self.use_depth:
+            files += DistortedDepth(folder, self.use_masks).files(names)
+        return files
+
     def _registered(self, calibration: Path) -> tuple[list[ColmapImage], list[ColmapCamera]]:
         """The selected frames in natural order, and the camera of each."""
         cameras = read_cameras(calibration / "cameras.txt")

@@ -35,6 +35,15 @@ class DistortedDepth:
         """Whether the calibration is there, without which the files are of no use."""
         return all((self.calibration / name).is_file() for name in ("cameras.txt", "images.txt"))
 
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """Whatever there is of calibration, depth and masks for the photographs of these names."""
+        files = [self.calibration / "cameras.txt", self.calibration / "images.txt"]
+        for name in names:
+            files.append(self.depths / name)
+            if self.masks:
+                files.append(self.masks / f"{Path(name).stem}.png")
+        return [file for file in files if file.is_file()]
+
     def on_frames(
         self,
         frames: Sequence[ColmapImage],

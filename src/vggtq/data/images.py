@@ -62,10 +62,10 @@ class ImageFolder:
 
     def scenes(self) -> Iterator[Scene]:
         """Yields the one scene. Raises DataError for a path, image or camera file that cannot be used."""
-        root = self.root()
         notes: list[str] = []
-        listed = _cameras_of(root, notes)
-        chosen = select(_listed(root, listed, notes), self.start, self.stride, self.max_images, self.path)
+        root, listed, chosen = self._chosen(notes)
+        for note in notes:
+            log.info(note)
         if listed is not None:
             _check_present([path for path, _ in chosen], root)
         images, transforms, files, more = preprocess(
@@ -107,9 +107,22 @@ class ImageFolder:
         }
         return ImageSequences(self.name, self.path, count, frames, seed, without=self, **size)
 
+    def inputs(self) -> list[Path]:
+        """The images, and where there are cameras their file and the depth maps."""
+        root, listed, chosen = self._chosen([])
+        depths = [root / camera.depth for _, camera in chosen if camera is not None and camera.depth]
+        return [path for path, _ in chosen] + ([root / "cameras.json", *depths] if listed else [])
+
+    def _chosen(self, notes: list[str]) -> tuple[Path, CameraList | None, list[tuple[Path, Camera | None]]]:
+        """The folder, its list of cameras, and the selected images, each with its camera."""
+        root = self.root()
+        listed = _cameras_of(root, notes)
+        found = _listed(root, listed, notes)
+        return root, listed, select(found, self.start, self.stride, self.max_images, self.path)
+
 
 def find_images(root: Path, notes: list[str]) -> list[Path]:
-    """Images of the first place that has any, in natural order; decisions are logged and added to notes.
+    """Images of the first place that has any, in natural order; decisions are added to notes.
 
     Raises DataError when there is none.
     """
@@ -136,8 +149,6 @@ def _report(images: list[Path], found: list[Path], where: str, notes: list[str])
         notes.append(f"{count(len(images), 'image')} found in {where}")
     if heic := _with_suffix(found, HEIC_SUFFIXES):
         notes.append(f"{count(len(heic), 'HEIC file')} skipped; convert to JPEG to use them")
-    for note in notes:
-        log.info(note)
     return images
 
 
@@ -174,7 +185,6 @@ def _cameras_of(root: Path, notes: list[str]) -> CameraList | None:
     listed = read_cameras_json(path)
     if listed is None:
         notes.append("cameras.json has no list of images in the documented format and was ignored")
-        log.warning(notes[-1])
     return listed
 
 

@@ -65,6 +65,10 @@ class Motorcycle:
         )
         yield Scene(self.name, images, hashed, truth, tuple(notes))
 
+    def inputs(self) -> list[Path]:
+        """None: the images belong to the version of scikit-image."""
+        return []
+
 
 def depth_from_disparity(disparity: np.ndarray) -> np.ndarray:
     """(h, w) pixels, inf or NaN where unknown, to (h, w) float32 metres, NaN where unknown."""

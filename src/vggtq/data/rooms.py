@@ -6,6 +6,7 @@ depth; units are metres.
 """
 
 import argparse
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ SCENES_PER_SEED = 2**24
 MAX_SEED = 2**32
 PATCH = 14
 SAMPLES = 3  # squared: rays per pixel for colour
+KEPT_SCENES = 256  # rendered scenes that the runs of a sweep share
+KEPT_PIXELS = 2**15  # of one scene, half a MiB; larger ones are rendered each time
 
 
 def scene_seed(split: str, seed: int, index: int) -> int:
@@ -64,19 +67,34 @@ class Rooms:
         scene_seed(self.split, self.seed, self.count - 1)
 
     def scenes(self) -> Iterator[Scene]:
-        """Renders one scene at a time."""
+        """Renders one scene at a time; small ones are kept for the next run of this process."""
+        height, width = self.size
+        make = _kept_scene if self.frames * height * width <= KEPT_PIXELS else _scene
         for index in range(self.count):
-            yield as_scene(f"{self.split}-{self.seed}-{index}", self.render(index))
+            scene = make(self.split, self.seed, index, self.frames, height, width)
+            yield replace(scene, images=scene.images.clone())  # nobody changes what is kept
 
     def calibration(self, count: int, frames: int, seed: int) -> "Rooms":
         """Rooms of another split."""
         other = "train" if self.split == "calibration" else "calibration"
         return replace(self, count=count, frames=frames, seed=seed, split=other)
 
+    def inputs(self) -> list[Path]:
+        """None: the options say it all."""
+        return []
+
     def render(self, index: int) -> Frames:
         """The frames of one scene, with a leading axis of 1."""
         layout = random_layout([scene_seed(self.split, self.seed, index)], self.frames)
         return render(layout, (self.size[0], self.size[1]), SAMPLES)
+
+
+def _scene(split: str, seed: int, index: int, frames: int, height: int, width: int) -> Scene:
+    rooms = Rooms(count=index + 1, frames=frames, size=[height, width], seed=seed, split=split)
+    return as_scene(f"{split}-{seed}-{index}", rooms.render(index))
+
+
+_kept_scene = functools.lru_cache(KEPT_SCENES)(_scene)
 
 
 def as_scene(name: str, frames: Frames) -> Scene:

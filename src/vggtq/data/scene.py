@@ -6,6 +6,7 @@ pixel centres lie at integers (COLMAP's +0.5 is removed on reading); depth is z 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -63,4 +64,8 @@ class Dataset(Protocol):
 
     def scenes(self) -> Iterator[Scene]:
         """Yields scenes one at a time, so that only one is in memory. Raises DataError."""
+        ...
+
+    def inputs(self) -> list[Path]:
+        """The files that `scenes` reads, in order; none where the options say it all. Raises DataError."""
         ...

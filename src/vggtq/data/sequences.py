@@ -40,8 +40,17 @@ class ImageSequences:
             raise ConfigError("dataset.path is empty: name the folder with your images, dataset.path=DIR")
         check_options(self.mode, self.image_size, self.patch_size)
 
+    def inputs(self) -> list[Path]:
+        """The images of all sequences."""
+        return [path for window in self._windows() for path in window]
+
     def scenes(self) -> Iterator[Scene]:
         """Yields sequences in the order of the seed. Raises DataError where no image is left."""
+        for window in self._windows():
+            images, _, files, notes = preprocess(window, self.mode, self.image_size, self.patch_size)
+            yield Scene(_span(window), images, tuple(files), notes=tuple(notes))
+
+    def _windows(self) -> list[list[Path]]:
         everything = ImageFolder(self.name, self.path, self.image_size, self.mode, self.patch_size)
         evaluated: ImageFolder | None = self.without
         paths = everything.split()[0] if evaluated is None else evaluated.split()[1]
@@ -50,9 +59,7 @@ class ImageSequences:
                 f"calibration=dataset: every image of {self.path} is evaluated, so that none is left to calibrate on; set "
                 f"dataset.max_images, or use calibration=images calibration.dataset.path=DIR"
             )
-        for window in _windows(paths, self.frames, self.count, self.seed):
-            images, _, files, notes = preprocess(window, self.mode, self.image_size, self.patch_size)
-            yield Scene(_span(window), images, tuple(files), notes=tuple(notes))
+        return list(_windows(paths, self.frames, self.count, self.seed))
 
 
 @dataclass
@@ -69,8 +76,18 @@ class ETH3DSequences:
     mode: str = "crop"
     patch_size: int = 14
 
+    def inputs(self) -> list[Path]:
+        """The files of all sequences."""
+        return [file for folder in self._folders() for file in folder.inputs()]
+
     def scenes(self) -> Iterator[Scene]:
         """Yields sequences in the order of the seed. Raises DataError where no other scene is there."""
+        for folder in self._folders():
+            for scene in folder.scenes():
+                yield replace(scene, name=f"{scene.name} from image {folder.start}")
+
+    def _folders(self) -> list[ETH3D]:
+        """A selection of neighbouring images each."""
         if not self._others():
             raise ConfigError(
                 f"calibration=dataset: scene={self.evaluated} evaluates every scene, so that none is left to calibrate on; "
@@ -91,10 +108,8 @@ class ETH3DSequences:
             }
             folder = ETH3D(self.name, self.root, name, max_images=self.frames, use_depth=False, **size)
             starts += [(folder, start) for start, *_ in _cut(list(range(folder.available())), self.frames)]
-        for index in _order(len(starts), self.seed)[: self.count]:
-            folder, start = starts[index]
-            for scene in replace(folder, start=start).scenes():
-                yield replace(scene, name=f"{scene.name} from image {start}")
+        chosen = (starts[index] for index in _order(len(starts), self.seed)[: self.count])
+        return [replace(folder, start=start) for folder, start in chosen]
 
     def _others(self) -> list[str]:
         # relief and relief_2 are two visits to one place.

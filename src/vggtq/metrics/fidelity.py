@@ -245,6 +245,7 @@ class Fidelity:
     """Accumulates the fidelity of every output over scenes: `update` per scene, then `result`."""
 
     def __init__(self) -> None:
+        self.scenes: list[dict[str, float]] = []  # per update, the mean squared error of every output
         self._outputs: dict[str, _OutputFidelity] = {}
         self._pose = _PoseFidelity()
 
@@ -260,10 +261,12 @@ class Fidelity:
             got = outputs[name]
             if got.shape != expected.shape:
                 raise ValueError(f"{name}: output {tuple(got.shape)}, reference {tuple(expected.shape)}")
-        for name, expected in reference.items():
-            self._add(name, outputs[name], expected)
+        self.scenes.append(
+            {name: self._add(name, outputs[name], expected) for name, expected in reference.items()}
+        )
 
-    def _add(self, name: str, quantized: Tensor, reference: Tensor) -> None:
+    def _add(self, name: str, quantized: Tensor, reference: Tensor) -> float:
+        """Enters one output of one scene; returns its mean squared error."""
         quantized = quantized.to(reference.device)
         sums = self._outputs.setdefault(name, _OutputFidelity(is_map=name in MAPS))
         sums.identical = sums.identical and same_bits(quantized, reference)
@@ -272,6 +275,7 @@ class Fidelity:
             quantized = align_quaternions(quantized, reference)
         for q, r in zip(quantized, reference, strict=True):
             sums.add(q, r)
+        return (quantized.double() - reference.double()).square().mean().item()
 
     def result(self) -> dict[str, dict[str, float | int | bool | None]]:
         """The scores so far, per output, and under "pose" the camera angles where there is a `pose_enc`.

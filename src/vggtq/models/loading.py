@@ -1,12 +1,14 @@
 """From a model's YAML to a network with weights, and what can be asked of it.
 
-`VGGTModel` is the adapter of VGGT; another network needs a dataclass with the same two methods and a YAML that names it.
+`VGGTModel` is the adapter of VGGT; another network needs a dataclass with the methods of
+`ModelConfig` and a YAML that names it.
 """
 
 import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 from vggtq.errors import ConfigError
 from vggtq.models.checkpoint import WeightsInfo, WeightStream, load_weights_, random_weights_
 from vggtq.models.vggt import build
+from vggtq.models.weight_files import files_of
+from vggtq.models.weight_source import cached
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,10 @@ class ModelConfig(Protocol):
 
     def stream(self, skeleton: nn.Module) -> "Stream":
         """The same weights, one tensor at a time. Raises WeightsError."""
+        ...
+
+    def inputs(self) -> list[Path]:
+        """The files that weights are read from; none where the options say it all. Asks no network. Raises WeightsError."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -159,6 +167,9 @@ class VGGTModel:
         if self.source is None:
             return MemoryStream(self.load(torch.device("cpu")))
         return WeightStream(skeleton, self.source, self.revision, ignore=self._ignored())
+
+    def inputs(self) -> list[Path]:
+        return files_of(cached(self.source, self.revision).path) if self.source else []
 
     def identity(self) -> dict[str, Any]:
         network: Any = self.skeleton()

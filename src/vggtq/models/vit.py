@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vggtq.attention import attend
 from vggtq.models.config import PatchEmbedConfig
 from vggtq.models.positions import RopeTable, apply_rope
 from vggtq.stages import Stages, run_stages
@@ -40,6 +41,8 @@ class Mlp(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention on (B, N, C); with `qk_norm`, LayerNorm over the head width before RoPE."""
 
+    attention_dtype: torch.dtype | None = None
+
     def __init__(self, dim: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
@@ -53,7 +56,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v, self.attention_dtype)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 

@@ -68,6 +68,11 @@ class TensorReader:
         self._open.close()
 
 
+def files_of(path: Path) -> list[Path]:
+    """A checkpoint's files: itself, or an index and its shards. Raises WeightsError."""
+    return [path, *_shards(path)] if path.name.endswith(".index.json") else [path]
+
+
 def open_tensors(path: Path) -> StoredTensors:
     """Checks that the file is whole and lists its tensors. Raises WeightsError."""
     _refuse_placeholder(path)

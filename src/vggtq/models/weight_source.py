@@ -60,6 +60,18 @@ def locate(source: str, revision: str | None) -> WeightSource:
     return WeightSource(downloaded, source, "hub", commit if COMMIT.fullmatch(commit) else None)
 
 
+def cached(source: str, revision: str | None) -> WeightSource:
+    """`locate` without the network: of a repository, what the hub's cache holds. Raises WeightsError if that is nothing."""
+    path = Path(source).expanduser()
+    if path.exists() or source.startswith(PACKAGE_PREFIX) or not REPO_ID.fullmatch(source):
+        return locate(source, revision)
+    for name in HUB_FILES:
+        found = huggingface_hub.try_to_load_from_cache(source, name, revision=revision)
+        if isinstance(found, str):
+            return WeightSource(Path(found), source, "hub")
+    raise WeightsError(f"{source}: not in the local cache of the Hugging Face hub")
+
+
 def _in_package(source: str) -> WeightSource:
     path = PACKAGED / f"{source.removeprefix(PACKAGE_PREFIX)}.safetensors"
     if not path.is_file():

@@ -15,7 +15,6 @@ from vggtq.data.preprocess import FrameTransform, preprocess
 from vggtq.data.scene import ImageFile
 from vggtq.data.select import count, natural_key
 from vggtq.errors import DataError
-from vggtq.models.weight_source import quiet
 
 LONGEST_STEM = 150  # bytes; with a suffix it stays below the 255 that file systems allow
 
@@ -73,11 +72,7 @@ def find_inputs(patterns: Sequence[str], out: Path, notes: list[str]) -> list[Pa
 def _expand(pattern: str, notes: list[str]) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
-        here: list[str] = []
-        with quiet("vggtq.data.images"):  # whose notes are told with all others
-            images = find_images(path, here)
-        notes += here
-        return images
+        return find_images(path, notes)
     if path.exists():
         return [path]
     if not glob.has_magic(pattern):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vggtq.attention import attend
 from vggtq.quant.blocked_float4 import Float4Linear
 from vggtq.quant.blocked_linear import BlockedLinear
 from vggtq.quant.blocked_planes import PlanesLinear
@@ -15,9 +16,12 @@ from vggtq.quant.blocked_wide import WideLinear
 from vggtq.quant.cpu_conv import OneDnnInt8Conv, Window, window_of
 from vggtq.quant.input_range import InputRange
 from vggtq.quant.linear import QuantLinear, ReferenceLinear
+from vggtq.quant.low_rank import LowRank
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.scheme import Activations
 from vggtq.quant.transform import InputTransform
+
+LOW_RANK = ("low_rank_down", "low_rank_up")  # buffers of a layer with a branch
 
 
 class QuantConv(nn.Module):
@@ -122,32 +126,51 @@ def _conv_rows(
 
 
 class TransformedLinear(nn.Module):
-    """A quantized linear whose weight was rounded in another basis: the inputs are brought there first."""
+    """A quantized linear whose weight was rounded in another basis, where inputs go first, or that has a low-rank branch."""
 
-    def __init__(self, linear: QuantLinear, transform: InputTransform) -> None:
+    def __init__(
+        self, linear: QuantLinear, transform: InputTransform, low_rank: LowRank | None = None
+    ) -> None:
         super().__init__()
         self.linear, self.rotation = linear, transform.rotation
         self.register_buffer("input_scale", transform.scale)
+        for key in LOW_RANK:
+            part = None if low_rank is None else getattr(low_rank, key.removeprefix("low_rank_"))
+            self.register_buffer(key, part)
 
     @property
     def transform(self) -> InputTransform:
         """What inputs go through."""
         return InputTransform(self._buffers["input_scale"], self.rotation)
 
+    @property
+    def low_rank(self) -> LowRank | None:
+        """What is added to the quantized product."""
+        down, up = (self._buffers[key] for key in LOW_RANK)
+        return None if down is None or up is None else LowRank(down, up)
+
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear(self.transform.inputs(x))
-        return out
+        x, branch = self.transform.inputs(x), self.low_rank
+        out: Tensor = self.linear(x)
+        return out if branch is None else out + branch.branch(x)
+
+    def branch_tensors(self) -> dict[str, Tensor]:
+        """The low-rank branch as a file keeps it, by name."""
+        named = {key: self._buffers[key] for key in LOW_RANK}
+        return {key: tensor for key, tensor in named.items() if tensor is not None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TransformedLinear":
-        scale = self._buffers["input_scale"]
+        own = {key: tensor for key, tensor in self._buffers.items() if tensor is not None}
         super()._apply(fn, recurse)
-        if scale is not None:  # moves between devices, but keeps its numbers
-            self._buffers["input_scale"] = scale.to(fn(scale).device)
+        for key, tensor in own.items():  # move between devices, but keep their numbers
+            self._buffers[key] = tensor.to(fn(tensor).device)
         return self
 
 
 class QuantMultiheadAttention(nn.Module):
     """nn.MultiheadAttention whose input and output projections are quantized linears; attention itself stays in float."""
+
+    attention_dtype: torch.dtype | None = None
 
     def __init__(self, attention: nn.MultiheadAttention, in_proj: QuantLinear, out_proj: QuantLinear) -> None:
         super().__init__()
@@ -178,7 +201,7 @@ class QuantMultiheadAttention(nn.Module):
         )
         q, k, v = (self._heads(t) for t in self._project(*inputs))
         mask = _additive_mask(attn_mask, key_padding_mask, self.num_heads, q)
-        out = self.out_proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        out = self.out_proj(attend(q, k, v, self.attention_dtype, mask).transpose(1, 2).flatten(2))
         maps = _attention_maps(q, k, mask) if need_weights else None
         if maps is not None and average_attn_weights:
             maps = maps.mean(1)

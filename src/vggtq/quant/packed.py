@@ -2,7 +2,9 @@
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from vggtq.quant.float4 import dequantize_float4, quantize_float4, tensor_scale
 from vggtq.quant.float8 import to_float8, weight_scales
 from vggtq.quant.gptq import error_spread, gptq_codes
 from vggtq.quant.input_range import InputRange
+from vggtq.quant.low_rank import LowRank
 from vggtq.quant.numbers import FLOAT4
 from vggtq.quant.packing import pack, unpack
 from vggtq.quant.rounding import block_of, dequantize, quantization_parameters, round_to_codes, row_blocks
@@ -32,6 +35,8 @@ class PackedWeight:
     tensor_scale (1, 1) float32.
     transform: what the layer's inputs go through first, because the weight was rounded in another basis. input_range: what they
     are rounded with then, where activations are static and that is known already.
+    low_rank: what is added to the product, in that basis too; none of the tensors here.
+    exact: the weight that was rounded, (R, C), where it is to be trained on; kernels do not take it.
     signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
     """
 
@@ -45,8 +50,10 @@ class PackedWeight:
     notes: tuple[str, ...] = ()
     identity: int = field(default_factory=itertools.count().__next__)
     transform: InputTransform = field(default_factory=InputTransform)
+    low_rank: LowRank | None = None
     input_range: InputRange | None = None
     tensor_scale: Tensor | None = None
+    exact: Tensor | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -94,21 +101,35 @@ class PackedWeight:
         return 2 ** (self.spec.bits - 1) if self.spec.symmetric else 0
 
 
-def pack_weight(
-    rows: Tensor, spec: Weights, rounding: Rounding | None = None, gram: Tensor | None = None
-) -> PackedWeight:
-    """Rounds and packs a weight. rows: (R, C), any float dtype, not modified. gram: (C, C) of its inputs, for GPTQ.
+Parameters = tuple[Tensor, Tensor | None]
+"""Scale and zero point, as `quantization_parameters` returns them."""
 
-    Raises QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
+
+def pack_weight(
+    rows: Tensor,
+    spec: Weights,
+    rounding: Rounding | None = None,
+    gram: Tensor | None = None,
+    parameters: Parameters | None = None,
+) -> PackedWeight:
+    """Rounds and packs a weight. rows: (R, C), any float dtype, not modified. gram: (C, C) of its inputs, for GPTQ and MSE.
+
+    parameters: scales and zero points of integers, stored as they are; without them `rounding` finds some. Raises
+    QuantizationError for NaN or infinite weights and for values that a float format cannot hold.
     """
     check_finite(rows)
     if spec.format == FLOAT8:
         return _pack_float8(rows, spec)
     if spec.format in FLOAT4:
         return _pack_float4(rows, spec, rounding or Rounding())
-    return (
-        _pack_float(rows, spec) if spec.is_float else _pack_integers(rows, spec, rounding or Rounding(), gram)
-    )
+    if spec.is_float:
+        return _pack_float(rows, spec)
+    if parameters is not None:
+        return _pack_integers(rows, spec, Rounding(), None, parameters)
+    rounding = rounding or Rounding()
+    scale, zero = _parameters(rows, spec, rounding, gram)
+    scale, notes = _storable(scale, spec)
+    return replace(_pack_integers(rows, spec, rounding, gram, (scale, zero)), notes=notes)
 
 
 def check_finite(rows: Tensor) -> None:
@@ -159,9 +180,10 @@ def _pack_float4(rows: Tensor, spec: Weights, rounding: Rounding) -> PackedWeigh
     return PackedWeight(torch.cat(packed), torch.cat(scales), *numbers, tensor_scale=whole)
 
 
-def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None) -> PackedWeight:
-    scale, zero = _parameters(rows, spec, rounding)
-    scale, notes = _storable(scale, spec)
+def _pack_integers(
+    rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None, parameters: Parameters
+) -> PackedWeight:
+    scale, zero = parameters
     spread = None
     if rounding.method == "gptq" and gram is not None:
         spread = error_spread(gram, rounding.damping, rounding.act_order)
@@ -181,15 +203,17 @@ def _pack_integers(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor
         signal, noise = signal + more_signal, noise + more_noise
     if zero is not None and spec.bits <= 8:
         zero = zero.to(torch.uint8)
-    return PackedWeight(torch.cat(packed), scale, zero, spec, rows.shape[1], signal, noise, notes)
+    return PackedWeight(torch.cat(packed), scale, zero, spec, rows.shape[1], signal, noise)
 
 
-def _parameters(rows: Tensor, spec: Weights, rounding: Rounding) -> tuple[Tensor, Tensor | None]:
+def _parameters(rows: Tensor, spec: Weights, rounding: Rounding, gram: Tensor | None) -> Parameters:
     """Scales and zero points, block by block where rows have their own."""
     clips = rounding.method == "mse" or (rounding.method == "gptq" and rounding.clip)
-    find = quantization_parameters
-    if clips or rounding.method == "hqq":
-        find = clipped_parameters if clips else half_quadratic_parameters
+    find: Callable[[Tensor, Weights], tuple[Tensor, Tensor | None]] = quantization_parameters
+    if rounding.method == "hqq":
+        find = half_quadratic_parameters
+    elif clips:  # gptq moves errors to other groups, so what a group costs by itself says nothing
+        find = partial(clipped_parameters, gram=gram if rounding.method == "mse" else None)
     if spec.granularity == "per_tensor":
         # The extremes alone determine a per-tensor min-max scale.
         minmax = find is quantization_parameters

@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from vggtq.attention import set_attention_
 from vggtq.errors import QuantizationError
 from vggtq.quant.backends import quantized_linear
 from vggtq.quant.calibration import Calibrate, Observer, StatisticsCache
@@ -40,6 +41,7 @@ class QuantizedLayer:
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
     special_ratio: float | None = None  # largest input of special tokens over that of patches, if seen
+    rank: int = 0  # of the branch in half precision beside it
     rule: str = ""  # why this backend, where another one computes the same numbers
     input_range: tuple[float, float] | None = None  # what static activations are rounded within
 
@@ -55,6 +57,8 @@ class Quantization:
     calibration_passes: int = 0  # of the whole model
     calibration_groups: int = 0  # layers that were observed together
     calibration_seconds: float = 0.0  # of `seconds`, spent on running the model
+    # norms and MLPs that round their outputs (`vggtq.quant.cuda_fuse`)
+    fused: list[str] = field(default_factory=list)
 
 
 Fetch = Callable[[Tensor], Tensor]
@@ -71,6 +75,7 @@ def quantize_(
     linear: LinearFactory = quantized_linear,
     calibrate: Calibrate | None = None,
     cache: StatisticsCache | None = None,
+    keep_exact: bool = False,
 ) -> Quantization:
     """Replaces the layers of `model` that `scheme` selects, in place; works on any module.
 
@@ -79,23 +84,35 @@ def quantize_(
     without it the model's own `first_last_layers()` is asked. `on_layer(done, total)` is called after each layer. With
     `fetch` the model may lie on the meta device: each weight is fetched, rounded and dropped, one after the other. `linear`
     makes the layers; the default chooses the fastest backend for the device. `calibrate`, for recipes that look at the inputs
-    of layers: the samples, or a function that runs the model on them; `cache` keeps what was seen.
+    of layers: the samples, or a function that runs the model on them; `cache` keeps what was seen. With `keep_exact`,
+    `linear` gets the float weights as well, to train on.
 
-    Raises QuantizationError for patterns that match nothing and for weights that cannot be rounded (the layer is named).
+    Raises QuantizationError for patterns that match nothing, for weights that cannot be rounded (the layer is named), and for
+    schemes that are fine-tuned, which is what `vggtq.quant.finetune.finetune.finetune_` does.
     """
+    if scheme.finetune.steps:
+        raise QuantizationError(
+            f"scheme {scheme.name} is fine-tuned, which quantize_ does not do; use finetune_, or scheme.finetune.steps=0"
+        )
     started = time.perf_counter()
+    if scheme.allocates:
+        raise QuantizationError(
+            f"scheme {scheme.name} has candidates but no bits per layer; find them first with vggtq.quant.allocate"
+        )
     selection = select_layers(model, scheme, first_last)
     result = Quantization(kept=selection.kept, notes=selection.notes)
     observer = _observer(model, scheme, selection.replace, calibrate, cache)
     names = [weight.name for own in selection.replace for weight in own]
-    recipe = Recipe(model, scheme, observer, norms_before(model) if scheme.transforms else {})
-    shared = _TiedWeights(selection.replace, fetch or _itself, recipe)
+    norms = norms_before(model) if scheme.transforms else {}
+    recipe = Recipe(model, scheme, observer, norms, fetch or as_it_is, keep_exact)
+    shared = TiedWeights(selection.replace, fetch or as_it_is, recipe)
 
     def packed(weight: WeightOf) -> PackedWeight:
         return shared.packed(weight, layer_weights(scheme, weight.name))
 
     make = partial(_replacement, linear, scheme.activations, result)
-    _replace_(model, selection.replace, packed, make, fetch or _itself, on_layer)
+    _replace_(model, selection.replace, packed, make, fetch or as_it_is, on_layer)
+    _choose_attention_(model, scheme.attention, result)
     result.layers = [
         replace(layer, special_ratio=recipe.special_ratios.get(layer.name))
         for layer in sorted(result.layers, key=lambda layer: names.index(layer.name))
@@ -107,6 +124,12 @@ def quantize_(
         _find_ranges_(model, result, calibrate)
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _choose_attention_(model: nn.Module, attention: str, result: Quantization) -> None:
+    modules = set_attention_(model, attention)
+    if attention != "float32":
+        result.notes.append(f"scaled dot products of {modules} attention modules run in {attention}")
 
 
 def _find_ranges_(model: nn.Module, result: Quantization, calibrate: Calibrate) -> None:
@@ -123,7 +146,7 @@ def _observer(
     cache: StatisticsCache | None,
 ) -> Observer | None:
     """Sorts `modules` into the order of observation."""
-    if not scheme.needs_calibration:
+    if not scheme.observes_inputs:
         return None
     if calibrate is None:
         raise QuantizationError(
@@ -131,9 +154,16 @@ def _observer(
         )
     if not scheme.needs_statistics:
         return None
-    observer = Observer(model, [weight.name for own in modules for weight in own], calibrate, cache=cache)
+    observer = Observer(model, observed_layers(modules), calibrate, cache=cache)
     modules.sort(key=lambda own: observer.order(own[0].name))
     return observer
+
+
+def observed_layers(modules: list[list[WeightOf]]) -> list[str]:
+    """The layers whose inputs matter: users of a shared weight have different inputs, so that no statistics fit them all."""
+    weights = [weight for own in modules for weight in own]
+    users = Counter(id(weight.parameter) for weight in weights)
+    return [weight.name for weight in weights if users[id(weight.parameter)] == 1]
 
 
 def restore_(
@@ -142,19 +172,21 @@ def restore_(
     packed: Callable[[WeightOf], PackedWeight],
     activations: Activations,
     fetch: Fetch,
+    attention: str = "float32",
 ) -> Quantization:
     """Puts weights that were packed before in place of the layers called `names`, and fetches all other parameters.
 
-    packed: asked for one weight after the other. The model may lie on the meta device. Raises QuantizationError for names
-    that the model does not have.
+    attention: as in the scheme. packed: asked for one weight after the other. The model may lie on the meta device. Raises
+    QuantizationError for names that the model does not have.
     """
     result = Quantization()
     make = partial(_replacement, quantized_linear, activations, result)
     _replace_(model, named_weights(model, names), packed, make, fetch)
+    _choose_attention_(model, attention, result)
     return result
 
 
-def _itself(parameter: Tensor) -> Tensor:
+def as_it_is(parameter: Tensor) -> Tensor:
     return parameter
 
 
@@ -214,7 +246,7 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return places
 
 
-class _TiedWeights:
+class TiedWeights:
     """Weights with more than one user are rounded once and share their codes; of others nothing is remembered."""
 
     def __init__(self, modules: list[list[WeightOf]], fetch: Fetch, recipe: Recipe) -> None:
@@ -235,7 +267,6 @@ class _TiedWeights:
         assert weight.parameter is not None
         rows = weight_rows(self._fetch(weight.parameter).detach(), weight.transposed, weight.groups)
         try:
-            # Its users have different inputs, so that no statistics fit them all.
             return pack_weight(rows, spec) if shared else self._recipe.pack(weight.name, rows, spec)
         except QuantizationError as error:
             raise QuantizationError(f"{weight.name}: {error}") from None
@@ -258,7 +289,8 @@ def _replacement(
         new, parts = QuantMultiheadAttention(module, in_proj, out_proj), [in_proj, out_proj]
     elif isinstance(module, nn.Linear):
         layer, transform = linear(codes[0], module.bias, activations), codes[0].transform
-        new, parts = TransformedLinear(layer, transform) if transform else layer, [layer]
+        wrapped = TransformedLinear(layer, transform, codes[0].low_rank)
+        new, parts = wrapped if transform or codes[0].low_rank else layer, [layer]
     else:
         assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         conv = QuantConv(codes[0], module, activations)
@@ -274,6 +306,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
     bias_bytes = 0 if bias is None else biases * bias.element_size()
     input_scale = packed.transform.scale
     scale_bytes = 0 if input_scale is None else input_scale.numel() * input_scale.element_size()
+    branch, branch_bytes = packed.low_rank, 0 if packed.low_rank is None else packed.low_rank.stored_bytes
     range_bytes = 0 if layer.input_range is None else InputRange.BYTES
     return QuantizedLayer(
         name=weight.name,
@@ -283,13 +316,14 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         activation_bits=layer.activation_bits,
         backend=layer.backend,
         simulated=layer.simulated,
-        stored_bytes=packed.stored_bytes + scale_bytes + range_bytes + bias_bytes,
-        resident_bytes=layer.resident_bytes() + scale_bytes,
+        stored_bytes=packed.stored_bytes + scale_bytes + range_bytes + branch_bytes + bias_bytes,
+        resident_bytes=layer.resident_bytes() + scale_bytes + branch_bytes,
         float32_bytes=4 * (weight.parameter.numel() + biases),
         weight_sqnr_db=packed.sqnr_db,
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        rank=0 if branch is None else len(branch.down),
         rule=layer.rule,
         input_range=None if layer.input_range is None else layer.input_range.ends,
     )

@@ -29,7 +29,7 @@ def quantization_parameters(rows: Tensor, spec: Weights) -> tuple[Tensor, Tensor
     rows: (R, C) float32. Returns scale float32 and zero_point int32 (None for symmetric numbers), both of shape (1, 1) per
     tensor, (R, 1) per channel, (R, ceil(C / group_size)) for groups. A range without any value but zero gets scale 1.
     """
-    groups = _grouped(rows, group_columns(rows.shape[1], spec))
+    groups = grouped(rows, group_columns(rows.shape[1], spec))
     low, high = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)
     if spec.granularity == "per_tensor":
         low, high = low.amin().reshape(1, 1), high.amax().reshape(1, 1)
@@ -48,7 +48,7 @@ def zero_points(low: Tensor, scale: Tensor, spec: Weights) -> Tensor:
 def round_to_codes(rows: Tensor, scale: Tensor, zero_point: Tensor | None, spec: Weights) -> Tensor:
     """codes (R, C) int32 in qmin … qmax; scale and zero_point as `quantization_parameters` returns them."""
     columns = rows.shape[1]
-    groups = _grouped(rows, group_columns(columns, spec))
+    groups = grouped(rows, group_columns(columns, spec))
     codes = torch.round(groups / scale.unsqueeze(-1))
     if zero_point is not None:
         codes += zero_point.unsqueeze(-1)
@@ -58,7 +58,7 @@ def round_to_codes(rows: Tensor, scale: Tensor, zero_point: Tensor | None, spec:
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | int | None, spec: Weights) -> Tensor:
     """w = scale · (code - zero_point), (R, C) float32. codes: (R, C) integers; a number as zero point serves all of them."""
     columns = codes.shape[1]
-    values = _grouped(
+    values = grouped(
         codes.to(torch.float32), group_columns(columns, spec)
     )  # a copy: what follows is in place
     if isinstance(zero_point, Tensor):
@@ -80,7 +80,7 @@ def block_of(parameter: Tensor, block: slice) -> Tensor:
     return parameter if parameter.shape[0] == 1 else parameter[block]
 
 
-def _grouped(rows: Tensor, group: int) -> Tensor:
+def grouped(rows: Tensor, group: int) -> Tensor:
     """(R, C) → (R, ceil(C/group), group). The tail is filled with zeros, which no range excludes."""
     tail = -rows.shape[1] % group
     return (pad(rows, (0, tail)) if tail else rows).unflatten(1, (-1, group))

@@ -7,22 +7,19 @@ that a configuration which cannot work is refused before torch is even loaded.
 from dataclasses import dataclass, field, replace
 
 from vggtq.errors import ConfigError
-from vggtq.quant.label import scheme_label
+from vggtq.quant.finetune.settings import Finetune
+from vggtq.quant.labels import family_of, label_of
+from vggtq.quant.mixed import Mixed, check_int_bits
 from vggtq.quant.numbers import BLOCKS, FLOAT4, FLOAT8, MXFP4, NVFP4, Activations, as_yaml, check_choice
 
 FLOAT_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 FORMATS = ("int", FLOAT8, *FLOAT4, *FLOAT_BITS)
 BLOCK_SCALES = {MXFP4: "float8_e8m0", NVFP4: "float8_e4m3"}
 ROUNDINGS = ("nearest", "mse", "hqq", "gptq")
+SCALES = ("none", "smooth", "balance", "awq", "sinkhorn")
 GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
-INT_BITS = (*range(2, 9), 16)
+ATTENTIONS = tuple(FLOAT_BITS)
 LAYER_TYPES = ("Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d")
-
-
-def check_int_bits(key: str, bits: int) -> None:
-    """Raises ConfigError unless `bits` is a width that can be packed."""
-    if bits not in INT_BITS:
-        raise ConfigError(f"{key}={bits}: integer weights have 2 to 8 or 16 bits; try bits=4 or bits=8")
 
 
 @dataclass
@@ -165,25 +162,12 @@ class Layers:
 
 
 @dataclass
-class Mixed:
-    """Mixed precision by hand: layers that match a `sensitive` pattern get sensitive_bits, all others normal_bits."""
-
-    sensitive: list[str] = field(default_factory=list)
-    sensitive_bits: int = 8
-    normal_bits: int | None = None  # None: the bits of scheme.weights
-
-    def __post_init__(self) -> None:
-        check_int_bits("scheme.mixed.sensitive_bits", self.sensitive_bits)
-        if self.normal_bits is not None:
-            check_int_bits("scheme.mixed.normal_bits", self.normal_bits)
-
-
-@dataclass
 class Rounding:
     """How weights become codes (`vggtq.quant.clipping`, `vggtq.quant.gptq`).
 
-    nearest: min-max scales. mse, hqq: scales with less error, from the weight alone. gptq: the other inputs of a row absorb the
-    error of each, by calibration data; with `clip` on the scales of mse.
+    nearest: min-max scales. mse: scales with less error, that of the layer's output where a transform has calibration data
+    collected. hqq: scales and zero points from the weight alone. gptq: the other inputs of a row absorb the error of each, by
+    calibration data; with `clip` on the scales of mse.
     """
 
     method: str = "nearest"
@@ -199,14 +183,17 @@ class Rounding:
 
 @dataclass
 class Transform:
-    """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation."""
+    """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation.
+
+    smooth and awq look at calibration data, sinkhorn at the weight alone.
+    """
 
     scale: str = "none"
     alpha: float = 0.5  # smooth: how much of the activations' outliers moves into the weights
     hadamard: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("scheme.transform.scale", self.scale, ("none", "smooth", "awq"))
+        check_choice("scheme.transform.scale", self.scale, SCALES)
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
@@ -214,8 +201,22 @@ class Transform:
 
 
 @dataclass
+class Compensation:
+    """A low-rank branch in half precision beside every quantized linear layer (`vggtq.quant.low_rank`); rank 0: none."""
+
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ConfigError(f"scheme.compensation.rank={self.rank}: use 0 for no branch, or 8 to 64")
+
+
+@dataclass
 class Scheme:
-    """One quantization recipe: layers, transform, rounding, and the numbers of weights and activations."""
+    """One quantization recipe: layers, transform, rounding, the numbers of weights and activations, and fine-tuning.
+
+    attention: the dtype in which scaled dot products run where the model lets it be chosen; float32 leaves them alone.
+    """
 
     name: str = "int8_symmetric"
     weights: Weights = field(default_factory=Weights)
@@ -224,8 +225,12 @@ class Scheme:
     mixed: Mixed = field(default_factory=Mixed)
     rounding: Rounding = field(default_factory=Rounding)
     transform: Transform = field(default_factory=Transform)
+    finetune: Finetune = field(default_factory=Finetune)
+    compensation: Compensation = field(default_factory=Compensation)
+    attention: str = "float32"
 
     def __post_init__(self) -> None:
+        check_choice("scheme.attention", self.attention, ATTENTIONS)
         self._check_methods()
         # Both sides of a product have one format; 16-bit weights are multiplied with float inputs.
         if self.activations.mode != "none" and self.activations.format != self.weights.format:
@@ -236,13 +241,15 @@ class Scheme:
         if (
             not self.weights.is_float
         ):  # the numbers of every layer have to be possible, not only the scheme's own
-            for bits in {self.mixed.sensitive_bits, self.mixed.normal_bits or self.weights.bits}:
+            by_pattern = {self.mixed.sensitive_bits, self.mixed.normal_bits or self.weights.bits}
+            for bits in {*by_pattern, *self.mixed.candidates, *self.mixed.bits.values()}:
                 replace(self.weights, bits=bits)
-        if self.weights.is_float and self.mixed.sensitive:
+        if self.weights.is_float and self.mixed.given:
             raise ConfigError(
-                f"scheme.mixed.sensitive={self.mixed.sensitive} with {self.weights.format} weights: "
-                f"bits per layer need integer weights; use scheme=mixed_precision"
+                f"scheme.mixed with {self.weights.format} weights: bits per layer need integer weights; "
+                f"use scheme=mixed_precision or scheme=auto_mixed"
             )
+        self._check_budget()
         if self.scales_channels and self.transform.scale != "none":
             raise ConfigError(
                 f"scheme.activations.granularity=per_channel with scheme.transform.scale={self.transform.scale}: "
@@ -253,10 +260,34 @@ class Scheme:
                 f"scheme.mixed.normal_bits={self.mixed.normal_bits} without scheme.mixed.sensitive: "
                 f"name the sensitive layers, or use bits={self.mixed.normal_bits}"
             )
+        if self.finetune.steps:
+            self._check_finetune()
+
+    def _check_finetune(self) -> None:
+        if self.weights.is_float:
+            raise ConfigError(
+                f"scheme.finetune.steps={self.finetune.steps} with {self.weights.format} weights: only integer weights have "
+                f"step sizes to learn; use scheme=qat, or scheme.finetune.steps=0"
+            )
+        if self.allocates:
+            raise ConfigError(
+                f"scheme.finetune.steps={self.finetune.steps} with scheme.mixed.candidates={self.mixed.candidates}: find the "
+                f"bits with scheme=auto_mixed first, then give them to scheme=qat as scheme.mixed.bits={{layer:bits}}"
+            )
+        if convolutions := [name for name in self.layers.types if "Conv" in name]:
+            raise ConfigError(
+                f"scheme.finetune.steps={self.finetune.steps} with scheme.layers.types={self.layers.types}: quantized "
+                f"{' and '.join(convolutions)} cannot be trained; use scheme.layers.types=[Linear,MultiheadAttention]"
+            )
 
     def _check_methods(self) -> None:
         """Of rounding and transforms; only integer weights know all of them."""
         method, scale = self.rounding.method, self.transform.scale
+        if self.weights.format != "int" and self.compensation.rank:
+            raise ConfigError(
+                f"scheme.compensation.rank={self.compensation.rank} with {self.weights.format} weights: a low-rank branch "
+                f"makes up for integer rounding; use scheme.compensation.rank=0, or scheme=svdquant_w4a4"
+            )
         if self.weights.format in FLOAT4 and method not in ("nearest", "mse"):
             raise ConfigError(
                 f"scheme.rounding.method={method} with {self.weights.format} weights: only integer weights are rounded so; "
@@ -268,6 +299,19 @@ class Scheme:
             raise ConfigError(
                 f"scheme.rounding.method={method} scheme.transform.scale={scale} with {self.weights.format} weights: "
                 f"only integer weights are rounded that way; use scheme=gptq_w4a16 or scheme=awq"
+            )
+
+    def _check_budget(self) -> None:
+        mixed = self.mixed
+        if mixed.candidates and mixed.budget_mb is None and self.weights.bits not in mixed.candidates:
+            raise ConfigError(
+                f"bits={self.weights.bits} is not among scheme.mixed.candidates={mixed.candidates}: without budget_mb= the "
+                f"budget is that of all layers at those bits; set budget_mb=, or bits= to a candidate"
+            )
+        if mixed.candidates and mixed.sensitivity == "exact" and self.activations.mode == "static":
+            raise ConfigError(
+                "scheme.mixed.sensitivity=exact with static activations: ranges are found when all layers are quantized; "
+                "use jacobian"
             )
 
     @property
@@ -283,14 +327,33 @@ class Scheme:
     @property
     def needs_statistics(self) -> bool:
         """Whether weights are rounded by statistics of the inputs of their layers."""
-        return self.rounding.method == "gptq" or self.transform.scale != "none" or self.scales_channels
+        return (
+            self.rounding.method == "gptq"
+            or self.transform.scale in ("smooth", "balance", "awq")
+            or self.scales_channels
+        )
+
+    @property
+    def observes_inputs(self) -> bool:
+        """Whether the recipe looks at the inputs of layers."""
+        return self.needs_statistics or self.activations.mode == "static" or self.finetune.steps > 0
+
+    @property
+    def allocates(self) -> bool:
+        """Whether bits per layer are still to be found."""
+        return bool(self.mixed.candidates) and not self.mixed.bits
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the recipe looks at the inputs of layers."""
-        return self.needs_statistics or self.activations.mode == "static"
+        """Whether the model has to see samples before it is quantized."""
+        return self.observes_inputs or self.allocates
 
     @property
     def label(self) -> str:
         """How tables call it, e.g. `INT4 group 64`."""
-        return scheme_label(self)
+        return label_of(self)
+
+    @property
+    def family(self) -> str:
+        """The same without bits, e.g. `INTn group 64`."""
+        return family_of(self)

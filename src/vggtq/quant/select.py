@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from vggtq.errors import QuantizationError
+from vggtq.attention import ATTRIBUTE, offers_attention
+from vggtq.errors import QuantizationError, did_you_mean
 from vggtq.quant.scheme import LAYER_TYPES, Scheme, Weights
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,12 @@ def select_layers(model: nn.Module, scheme: Scheme, first_last: Sequence[str] | 
     """What `quantize_` would replace and what it would keep.
 
     Works on a model on the meta device, so that mistakes in patterns show before a checkpoint is loaded. Raises
-    QuantizationError for patterns that match nothing and for a scheme that selects nothing.
+    QuantizationError for patterns that match nothing, for a scheme that selects nothing, and for a choice of attention that
+    nothing in the model offers.
     """
     selection = Selection()
     if scheme.weights.format == "float32":
+        _check_attention(model, scheme, selection)
         return selection
     weights = list(_weights(model))
     _check_patterns(scheme, [weight.name for weight in weights])
@@ -75,7 +78,19 @@ def select_layers(model: nn.Module, scheme: Scheme, first_last: Sequence[str] | 
             whole = f"belongs to an attention that is kept as a whole: {reason}"
             selection.kept += [KeptLayer(w.name, kept.get(w.name, whole)) for w in own]
     _check_selection(scheme, selection, len(weights))
+    _check_attention(model, scheme, selection)
     return selection
+
+
+def _check_attention(model: nn.Module, scheme: Scheme, selection: Selection) -> None:
+    if scheme.attention == "float32" or any(offers_attention(module) for module in model.modules()):
+        return
+    # A quantized nn.MultiheadAttention offers it.
+    if not any(isinstance(own[0].module, nn.MultiheadAttention) for own in selection.replace):
+        raise QuantizationError(
+            f"scheme.attention={scheme.attention}: no module of the model has an attribute {ATTRIBUTE}, by which its scaled "
+            f"dot products take another dtype (vggtq.attention.attend); use scheme.attention=float32"
+        )
 
 
 def named_weights(model: nn.Module, names: Collection[str]) -> list[list[WeightOf]]:
@@ -92,8 +107,10 @@ def named_weights(model: nn.Module, names: Collection[str]) -> list[list[WeightO
 
 
 def layer_weights(scheme: Scheme, name: str) -> Weights:
-    """The numbers of one layer: those of the scheme, with the bits that its mixed-precision patterns give."""
+    """The numbers of one layer: those of the scheme, with the bits that it is given by name or pattern."""
     mixed = scheme.mixed
+    if name in mixed.bits:
+        return replace(scheme.weights, bits=mixed.bits[name])
     if _matches(name, mixed.sensitive):
         return replace(scheme.weights, bits=mixed.sensitive_bits)
     if mixed.normal_bits is not None:
@@ -217,12 +234,21 @@ def _check_selection(scheme: Scheme, selection: Selection, count: int) -> None:
             f"scheme {scheme.name} selects none of the {count} layers: {reasons or 'the model has none'}; "
             f"check scheme.layers.include, exclude and types={scheme.layers.types}"
         )
+    _check_named(scheme, names)
     for pattern in scheme.mixed.sensitive:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise QuantizationError(
                 f"scheme.mixed.sensitive: {pattern!r} matches only layers that stay in float; "
                 f"change the pattern or scheme.layers"
             )
+
+
+def _check_named(scheme: Scheme, names: list[str]) -> None:
+    if unknown := sorted(set(scheme.mixed.bits) - set(names)):
+        raise QuantizationError(
+            f"scheme.mixed.bits: {unknown[0]} is no layer that this scheme quantizes{did_you_mean(unknown[0], names)}; "
+            f"correct the name or scheme.layers"
+        )
 
 
 def _matches(name: str, patterns: list[str]) -> bool:

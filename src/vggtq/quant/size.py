@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.layers import QuantConv, QuantMultiheadAttention, TransformedLinear
+from vggtq.quant.layers import LOW_RANK, QuantConv, QuantMultiheadAttention, TransformedLinear
 from vggtq.quant.linear import QuantLinear
 
 
@@ -17,7 +17,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for name, module in quantized_layers(model):
         named |= {f"{name}.{key}": tensor for key, tensor in module.weight_tensors().items()}
-    return named | range_tensors(model) | rest_tensors(model)
+    return named | range_tensors(model) | branch_tensors(model) | rest_tensors(model)
 
 
 def range_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -38,7 +38,8 @@ def stored_bytes(model: nn.Module, rest: torch.dtype = torch.float32) -> int:
     rest: the dtype that floating-point tensors outside the quantized weights are stored in.
     """
     packed = sum(module.stored_weight_bytes for _, module in quantized_layers(model))
-    packed += sum(map(_bytes, range_tensors(model).values()))
+    beside = range_tensors(model) | branch_tensors(model)
+    packed += sum(map(_bytes, beside.values()))
     size = rest.itemsize
     return packed + sum(
         t.numel() * size if t.is_floating_point() else _bytes(t) for t in rest_tensors(model).values()
@@ -65,14 +66,29 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
             yield layer_name(model, name), module
 
 
+def branch_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Low-rank branches, in half precision whatever `rest` is."""
+    return {
+        f"{name}.{key}": tensor
+        for name, module in model.named_modules()
+        if isinstance(module, TransformedLinear)
+        for key, tensor in module.branch_tensors().items()
+    }
+
+
 def rest_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers that are no quantized weights: each tensor under its first name."""
+    """Parameters and persistent buffers that are neither quantized weights nor branches: each under its first name."""
     named: dict[int, tuple[str, Tensor]] = {}
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if not isinstance(module, QuantLinear):
             skipped = module._non_persistent_buffers_set
-            own |= {key: b for key, b in module.named_buffers(recurse=False) if key not in skipped}
+            branch = LOW_RANK if isinstance(module, TransformedLinear) else ()
+            own |= {
+                key: b
+                for key, b in module.named_buffers(recurse=False)
+                if key not in skipped and key not in branch
+            }
         for key, tensor in own.items():
             named.setdefault(id(tensor), (_float_name(model, name, key), tensor))
     return dict(named.values())

@@ -3,8 +3,15 @@
 scale: t(x) = x / s, T(W) = W · s per input channel. SmoothQuant (Xiao et al. 2023, arXiv 2211.10438, eq. 4) takes s =
 max|x|^α / max|W|^(1-α), so that activations and weights share the outliers. AWQ (Lin et al. 2024, arXiv 2306.00978,
 section 3.2) takes s = mean|x|^α and searches α for the smallest error of the layer's output; with the inputs' Gram
-matrix that error is known without running the layer. rotation: Hadamard blocks on both sides
+matrix that error is known without running the layer. SINQ (Müller et al. 2025, arXiv 2509.22944) needs no data: s is one over
+the columns' spread after rows and columns have been divided by their standard deviations in turn, so that weights which an
+outlier input made small are rounded as finely as the others. rotation: Hadamard blocks on both sides
 (`vggtq.quant.hadamard`), after the scale.
+
+balance: the scale that suits a rotation. Behind it the rounding error of a token is spread evenly over all channels c, with a
+power in proportion to Σ x_c²/s_c², and comes out of the layer times Σ s_c²‖W_c‖²; likewise the error of the weight. By
+Cauchy and Schwarz the product of the two sums is smallest for s_c² = rms(x_c) / ‖W_c‖: SmoothQuant with α = ½, but with
+powers in place of maxima.
 """
 
 from collections.abc import Callable
@@ -18,6 +25,7 @@ from vggtq.quant.hadamard import block_width, rotate
 
 AWQ_STEPS = 20
 AWQ_ROWS = 512  # output rows that the search looks at, evenly spaced: all of them say the same of the inputs
+SINKHORN_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class InputTransform:
         rows = rows if self.scale is None else rows * self.scale
         return rotate(rows, self.rotation) if self.rotation else rows
 
+    def original(self, rows: Tensor) -> Tensor:
+        """W from T(W), (R, C): blocks of a rotation are their own inverse."""
+        rows = rotate(rows, self.rotation) if self.rotation else rows
+        return rows if self.scale is None else rows / self.scale
+
     def gram(self, gram: Tensor) -> Tensor:
         """The Gram matrix (C, C) of t(x), from that of x."""
         half = self.inputs(gram)
@@ -52,6 +65,27 @@ def smooth_scale(rows: Tensor, statistics: InputStatistics, alpha: float) -> Ten
     usable = (inputs > 0) & (weights > 0)
     scale = inputs.clamp_min(1e-12).pow(alpha) / weights.clamp_min(1e-12).pow(1 - alpha)
     return _normalized(torch.where(usable, scale, torch.ones_like(scale)), usable)
+
+
+def balance_scale(rows: Tensor, statistics: InputStatistics) -> Tensor:
+    """√(rms(x) / ‖W‖₂) of every input channel, (C,); channels without any input or weight keep 1. Geometric mean 1."""
+    inputs, weights = statistics.gram.diagonal().sqrt(), rows.norm(dim=0)
+    usable = (inputs > 0) & (weights > 0)
+    scale = (inputs.clamp_min(1e-12) / weights.clamp_min(1e-12)).sqrt()
+    return _normalized(torch.where(usable, scale, torch.ones_like(scale)), usable)
+
+
+def sinkhorn_scale(rows: Tensor) -> Tensor:
+    """SINQ's scale, (C,): W · s has columns of equal spread, once its rows have been made equal too. Zero columns keep 1."""
+    balanced, spread = rows.float(), torch.ones_like(rows[0], dtype=torch.float32)
+    for _ in range(SINKHORN_STEPS):
+        for axis in (1, 0):
+            deviation = balanced.square().mean(axis, keepdim=True).sqrt()
+            deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+            balanced = balanced / deviation
+        spread = spread * deviation[0]
+    usable = rows.abs().amax(0) > 0
+    return _normalized(torch.where(usable, 1 / spread, torch.ones_like(spread)), usable)
 
 
 def awq_scale(

@@ -64,8 +64,9 @@ def _identity(record: Record) -> Row:
 def _scheme(record: Record) -> Row:
     scheme = dig(record, "scheme")
     row: Row = {"scheme": text(dig(scheme, "name")), "symmetric": flag(dig(scheme, "symmetric"))}
-    row |= {name: text(dig(scheme, name)) for name in ("format", "granularity")}
-    return row | {name: number(dig(scheme, name)) for name in ("bits", "group_size", "activation_bits")}
+    row |= {name: text(dig(scheme, name)) for name in ("family", "format", "granularity")}
+    numbers = ("bits", "mean_bits", "group_size", "activation_bits")
+    return row | {name: number(dig(scheme, name)) for name in numbers}
 
 
 def _label(record: Record) -> str:

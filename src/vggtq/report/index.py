@@ -7,7 +7,6 @@ A record that changed within the last two seconds is not entered: it could chang
 Rows of one kind share their names, configurations are kept as differences from the commonest; compressed by zlib.
 """
 
-import functools
 import hashlib
 import json
 import logging
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from vggtq.atomic import replacing
+from vggtq.config import PACKAGE
 from vggtq.report.sources import Source, commonest
+from vggtq.source_code import digest_of
 
 INDEX_NAME = "records.index"
 FORMAT = "vggtq report index 1"
@@ -89,13 +90,9 @@ def write_index(packed: bytes, path: Path) -> None:
         temporary.write_bytes(packed)
 
 
-@functools.cache
 def _code() -> str:
-    """Of every file whose change could change a row."""
-    total = hashlib.sha256()
-    for path in sorted([*Path(__file__).parent.glob("*.py"), *Path(__file__).parents[1].glob("*.py")]):
-        total.update(path.name.encode() + path.read_bytes())
-    return total.hexdigest()
+    """Of every file whose change could change a row: those of the report, and those beside migrations."""
+    return digest_of((str(PACKAGE), str(PACKAGE / "report")))
 
 
 def _encode(known: dict[str, tuple[Stamp, Source]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vggtq.report.results import Report
 FOLDER = Path(__file__).parent / "page"
 # In the order in which they need each other.
 SCRIPTS = (
-    *("core", "wording", "provenance", "table", "svg", "charts", "strips", "heatmap"),
+    *("core", "wording", "provenance", "table", "svg", "charts", "strips", "heatmap", "sensitivity"),
     *("depth", "cloud", "geometry", "budget", "main"),
 )
 

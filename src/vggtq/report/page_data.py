@@ -4,16 +4,17 @@ Numbers are those of the rows, rounded to 7 digits. What is the same in many run
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vggtq.report.columns import OUTPUTS, REFERENCES
 from vggtq.report.groups import Group
 from vggtq.report.i18n import LANGUAGES, TEXTS, translator
 from vggtq.report.page_geometry import geometry_of
+from vggtq.report.page_sensitivity import sensitivities_of
 from vggtq.report.page_texts import PAGE_TEXTS
 from vggtq.report.recommend import NEEDS, is_reference, rankings, speed_verdict
-from vggtq.report.records import read_record
+from vggtq.report.records import Record, read_record
 from vggtq.report.results import Report
 from vggtq.report.shortlist import front
 from vggtq.report.sources import Source, commonest, layer_ratios
@@ -31,6 +32,7 @@ _COLUMNS = (
         "model",
         "dataset",
         "scheme",
+        "family",
         "format",
         "bits",
         "symmetric",
@@ -63,6 +65,7 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
     index = {id(row): i for i, row in enumerate(rows)}
     by_row = {id(source.row): source for source in report.sources}
     sources = [by_row[id(row)] for row in rows]
+    telling = [index[id(row)] for group in report.groups for row in group.telling(HEAT_ROWS)][:HEAT_ROWS]
     columns = [*_COLUMNS, "scenes", "verdict"]
     data: dict[str, Any] = {
         "lang": lang,
@@ -76,9 +79,8 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
         "needs": NEEDS,
         "rows": {"columns": columns, "values": list(map(_values, sources))},
         "groups": [_group(group, index) for group in report.groups],
-        "layers": _layers(
-            sources, [index[id(row)] for group in report.groups for row in group.telling(HEAT_ROWS)]
-        ),
+        "layers": _layers(sources, telling),
+        "sensitivities": sensitivities_of(_records(sources, telling)),
         "unreadable": [
             {"path": str(item.path), "reason": {name: item.told(translator(name)) for name in LANGUAGES}}
             for item in report.unreadable
@@ -126,15 +128,19 @@ def _group(group: Group, index: dict[int, int]) -> dict[str, Any]:
     }
 
 
-def _layers(sources: Sequence[Source], telling: Sequence[int]) -> dict[str, Any]:
-    """Of the telling runs the noise of every layer, read from their records again; null where a layer was kept."""
-    found: dict[int, dict[str, Any]] = {}
-    for i in sorted(telling[:HEAT_ROWS]):
+def _records(sources: Sequence[Source], telling: Sequence[int]) -> Iterator[tuple[int, Record]]:
+    """The records of those runs whose layers the page shows, read again: only these few are needed whole."""
+    for i in sorted(telling):
         if sources[i].has_layers:
             try:
-                found[i] = layer_ratios(read_record(sources[i].path))
+                yield i, read_record(sources[i].path)
             except (OSError, ValueError):  # gone since it was read: the rest of its numbers still stand
                 continue
+
+
+def _layers(sources: Sequence[Source], telling: Sequence[int]) -> dict[str, Any]:
+    """The noise of every layer of the telling runs; null where a layer was kept."""
+    found = {i: layer_ratios(record) for i, record in _records(sources, telling)}
     # Records list layers in the network's order; who quantized most knows it best.
     most_first = sorted(found.values(), key=len, reverse=True)
     names = list(dict.fromkeys(name for own in most_first for name in own))

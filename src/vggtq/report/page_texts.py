@@ -75,6 +75,16 @@ PAGE_TEXTS: dict[str, tuple[str, str]] = {
         "Of each group size the run of median error.",
         "每种组大小取误差居中的一次运行。",
     ),
+    "p.chart_sensitivity": (
+        "Relative error of the outputs when one layer is rounded",
+        "仅量化一层时输出的相对误差",
+    ),
+    "p.sensitivity_axis": (
+        "layers in the order of the network, on the calibration samples; brighter costs more",
+        "各层按网络中的顺序排列，在校准样本上测得；颜色越亮误差越大",
+    ),
+    "p.sensitivity_picked": ("the width that was found", "求得的位宽"),
+    "p.sensitivity_run": ("Run", "运行"),
     "p.no_groups": (
         "No scheme was run with two group sizes; try: python -m vggtq.run --multirun scheme=int4_group group_size=32,64,128",
         "没有方案使用过两种以上的组大小；可运行：python -m vggtq.run --multirun scheme=int4_group group_size=32,64,128",

@@ -1,4 +1,7 @@
-"""Error against compression with the Pareto front: who is beaten on both, and who is not."""
+"""Error against compression with the Pareto front: who is beaten on both, and who is not.
+
+Runs of one family, which differ in bits or in the budget for them, are joined by a line where there are three or more.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,12 +9,15 @@ from typing import Any
 from vggtq.report.frame import Row
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import pareto_front
-from vggtq.report.style import BLUE, GREY, finish, log_axis, short_name
+from vggtq.report.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, finish, log_axis, short_name
 
 _ALL_NAMED = 10  # with more rows only those on the front are named, and of these no more
 _SINGLE = 400  # with more beaten points their density is drawn
 _ANGLES = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0))
 _DISTANCES = (10, 18, 28, 44, 62, 84)  # points
+_CURVES = ((ORANGE, "-"), (GREEN, "-"), (PINK, "--"), (RED, "--"))
+Point = tuple[float, float]
+_CURVE_RUNS = 3  # two points would join whatever happens to be measured twice
 
 
 def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
@@ -20,6 +26,7 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
         for row in rows
         if row["compression_vs_fp32"] is not None and row["mean_relative_error"] is not None
     ]
+    curves = families(rows)
     axis.grid(color="#D8D8D8", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_ylabel(t("axis.mean_error"))
@@ -32,6 +39,9 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
     front = pareto_front([(compression, error) for compression, error, _ in points])
     on_front = set(front)
     others = [i for i in range(len(points)) if i not in on_front]
+    for (name, curve), (colour, style) in zip(curves, _CURVES, strict=False):
+        xs, ys = zip(*((x, error or zero) for x, error in curve), strict=True)
+        axis.plot(xs, ys, style, color=colour, linewidth=1.6, label=short_name(name, 48), zorder=2.5)
     if others:
         xs, ys = zip(*(shown[i] for i in others), strict=True)
         if len(others) > _SINGLE:
@@ -61,7 +71,16 @@ def _density(axis: Any, xs: Sequence[float], ys: Sequence[float], label: str) ->
     axis.scatter([], [], marker="h", s=60, color="#A0A0A0", label=label)
 
 
-Point = tuple[float, float]
+def families(rows: Sequence[Row]) -> list[tuple[str, list[Point]]]:
+    """Name and (compression, error) by rising compression of every family that is a curve, the longest first."""
+    found: dict[str, dict[float, float]] = {}
+    for row in rows:
+        at, error = row["compression_vs_fp32"], row["mean_relative_error"]
+        if row["family"] and at is not None and error is not None:
+            curve = found.setdefault(row["family"], {})
+            curve[at] = min(error, curve.get(at, error))
+    curves = [(name, sorted(curve.items())) for name, curve in found.items() if len(curve) >= _CURVE_RUNS]
+    return sorted(curves, key=lambda curve: (-len(curve[1]), curve[0]))[: len(_CURVES)]
 
 
 def _name_points(axis: Any, marks: Sequence[Point], names: Sequence[tuple[Point, str]]) -> None:

@@ -38,26 +38,39 @@ function drawPareto(shown) {
     return mark(row, summary(row), `${gradeColour(row)}${on ? "" : " open"}`, SHAPES[on ? 0 : 3](px, py));
   });
   const used = GRADES.filter((grade) => points.some((row) => row.grade === grade)).reverse();
+  const curves = familiesOf(points).map(([name, curve], i) => ({ name, cls: `line s${i + 1}`, curve }));
+  const lines = curves.map(({ cls, curve }) =>
+    svg("path", { class: cls, d: curve.map(at).map(([px, py], k) => `${k ? "L" : "M"}${px} ${py}`).join("") }));
   show("chart-pareto", title, [
-    legend([["s0 line", (cx) => svg("path", { d: `M0 9H${cx}V3H14`, "stroke-width": 2 }), t("front")],
+    legend([...curves.map(({ name, cls }) => [cls, (cx) => svg("path", { d: `M0 7H${2 * cx}`, "stroke-width": 2 }), name]),
+      ["s0 line", (cx) => svg("path", { d: `M0 9H${cx}V3H14`, "stroke-width": 2 }), t("front")],
       ["c-quiet", SHAPES[many ? 1 : 3], many ? t("others", { n: points.length - front.length }) : t("dominated")],
       ...used.map((grade) => [`c-${grade}`, SHAPES[0], t(grade)])]),
     chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_bytes"), (left + right)),
       ...axisY(y, left, right, t("axis.mean_error")),
-      ...(many ? density(points.filter((row) => !onFront.has(row)).map(at)) : []), svg("path", { class: "front", d: path }),
-      ...labels(front, at, right), ...marks)]);
+      ...(many ? density(points.filter((row) => !onFront.has(row)).map(at)) : []), ...lines, svg("path", { class: "front", d: path }),
+      ...labels(front, at, left), ...marks)]);
 }
 
-// Names beside the points of the front, where they do not cover each other.
-function labels(front, at, right) {
+// Runs that differ in bits, or in the budget for them, are one curve where there are three or more.
+function familiesOf(points) {
+  const found = new Map();
+  for (const row of points) if (row.family) found.set(row.family, [...(found.get(row.family) ?? []), row]);
+  return [...found].filter(([, curve]) => new Set(curve.map((row) => row.stored_bytes)).size >= 3)
+    .sort(([a, one], [b, two]) => two.length - one.length || a.localeCompare(b)).slice(0, 4)
+    .map(([name, curve]) => [name, curve.sort((a, b) => a.stored_bytes - b.stored_bytes)]);
+}
+
+// Names below the points of the front, where no other point can be, or above where that is off the chart; none on another.
+function labels(front, at, left) {
   const taken = [];
   return front.map((row) => {
     const [px, py] = at(row), words = clip(row.title, 28), width = 6.4 * words.length;
-    const end = px + width + 10 > right;
-    const box = [end ? px - width - 8 : px + 8, py - 7];
+    const end = px - width - 8 > left;
+    const box = [end ? px - width - 8 : px + 8, end ? py + 14 : py - 7];
     if (taken.some(([bx, by, w]) => Math.abs(by - box[1]) < 13 && box[0] < bx + w && bx < box[0] + width)) return null;
     taken.push([...box, width]);
-    return svg("text", { x: end ? px - 9 : px + 9, y: py - 7, "text-anchor": end ? "end" : "start" }, words);
+    return svg("text", { x: end ? px - 9 : px + 9, y: box[1], "text-anchor": end ? "end" : "start" }, words);
   });
 }
 
@@ -110,5 +123,6 @@ function drawCharts() {
   drawOutputs(shown);
   drawGroups(shown);
   drawHeat(shown);
+  drawSensitivity(shown);
 }
 views.push(drawCharts);

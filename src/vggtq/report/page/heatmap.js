@@ -43,7 +43,7 @@ function drawHeat(shown) {
   const cursor = svg("rect", { class: "cursor", width: cell, height: step - 2, visibility: "hidden" });
   const map = svg("svg", { class: "chart", viewBox: `0 0 ${W} ${bottom + 44}`, tabindex: 0, role: "img", "aria-label": title },
     ...cells, ...lines.map((row, y) => svg("text", { class: "row", x: left - 8, y: top + y * step + 14, "text-anchor": "end" }, clip(row.title, 29))),
-    ...parts(used, left, cell, bottom), cursor);
+    ...parts(used.map((i) => data.layers.names[i]), left, cell, bottom), cursor);
   const place = { x: 0, y: 0 };
   const point = (x, y, clientX, clientY) => {
     Object.assign(place, { x, y });
@@ -82,18 +82,18 @@ function drawHeat(shown) {
 }
 
 // Where the parts of the network begin: by the first two words of the layers' names where they have room, else by the first.
-function sections(used, words) {
+function sections(layers, words) {
   const found = [];
-  used.forEach((i, x) => {
-    const name = data.layers.names[i].split(".").slice(0, words).filter((word) => !/^\d+$/.test(word)).join(".");
+  layers.forEach((layer, x) => {
+    const name = layer.split(".").slice(0, words).filter((word) => !/^\d+$/.test(word)).join(".");
     if (!found.length || found.at(-1).name !== name) found.push({ name, x, end: x + 1 });
     else found.at(-1).end = x + 1;
   });
   return found;
 }
-function parts(used, left, cell, bottom) {
-  const fine = sections(used, 2), room = ({ name, x, end }) => 6.7 * name.length + 8 < (end - x) * cell;
-  const shown = sections(used, 1).flatMap((part) => {
+function parts(layers, left, cell, bottom) {
+  const fine = sections(layers, 2), room = ({ name, x, end }) => 6.7 * name.length + 8 < (end - x) * cell;
+  const shown = sections(layers, 1).flatMap((part) => {
     const own = fine.filter(({ x }) => x >= part.x && x < part.end);
     return own.every(room) ? own : [part];
   });

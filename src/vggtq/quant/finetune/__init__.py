@@ -1,0 +1,1 @@
+"""Quantization-aware fine-tuning of any module by its own float outputs (docs/qat.md)."""

@@ -1,0 +1,91 @@
+"""Rounding that lets gradients through, with learned step sizes.
+
+LSQ (Esser et al. 2020, arXiv 1902.08153): with v = w / s, codes are q = round(clip(v, qmin, qmax)) and ŵ = q · s (eq. 1 and
+2). Straight through: ∂ŵ/∂w = 1 inside the range, else 0 (eq. 5); ∂ŵ/∂s = q - v inside, qmin or qmax outside (eq. 3). The
+gradient of a step size is divided by √(N · qmax), N the weights, or the features, that share it (section 2.2). Values are
+those of `round_to_codes` and `dequantize`, or of `InputRange.round_trip`, bit for bit. Zero points stay fixed.
+
+Dynamic activations are rounded as `fake_quantize` does: nothing is clipped there, so ∂x̂/∂x = 1. A scale per token moves with
+the largest |x| of its token, which gets Σ (q - v) / qmax of the token on top; other dynamic scales count as constants.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vggtq.quant.activations import fake_quantize, token_scales
+from vggtq.quant.input_range import InputRange
+from vggtq.quant.numbers import Activations
+from vggtq.quant.rounding import group_columns, grouped
+from vggtq.quant.scheme import Weights
+
+
+def rounded_weight(rows: Tensor, scale: Tensor, zero_point: Tensor | None, spec: Weights) -> Tensor:
+    """ŵ (R, C), differentiable in rows (R, C) and in scale (1, 1), (R, 1) or (R, groups)."""
+    zero = 0 if zero_point is None else zero_point.to(torch.float32).unsqueeze(-1)
+    group = group_columns(rows.shape[1], spec)
+    factor = (rows.numel() / scale.numel() * spec.qmax) ** -0.5
+    out: Tensor = _Rounded.apply(rows, scale, spec.qmin - zero, spec.qmax - zero, group, factor)
+    return out
+
+
+def rounded_inputs(rows: Tensor, scale: Tensor, known: InputRange) -> Tensor:
+    """x̂ (T, C) with the zero point of `known`, differentiable in rows (T, C) and in scale (1, 1)."""
+    zero = int(known.zero_point)
+    columns = rows.shape[1]
+    factor = (columns * (known.largest - zero or 1)) ** -0.5
+    limits = known.smallest - zero, known.largest - zero
+    out: Tensor = _Rounded.apply(rows, scale, *limits, columns, factor)
+    return out
+
+
+def rounded_tokens(rows: Tensor, numbers: Activations) -> Tensor:
+    """x̂ (T, C) with dynamic scales, differentiable in rows (T, C)."""
+    out: Tensor = _RoundedTokens.apply(rows, numbers)
+    return out
+
+
+class _Rounded(torch.autograd.Function):
+    """q = round(clip(x / s, low, high)), x̂ = q · s. Columns in groups that share a scale; factor: of the scale's gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, scale: Tensor, low: Any, high: Any, group: int, factor: float
+    ) -> Tensor:
+        steps = grouped(rows, group) / scale.unsqueeze(-1)
+        ctx.save_for_backward(steps, scale)
+        ctx.limits, ctx.columns, ctx.group, ctx.factor = (low, high), rows.shape[1], group, factor
+        codes = steps.round().clamp_(low, high)
+        return codes.mul_(scale.unsqueeze(-1)).flatten(1)[:, : rows.shape[1]]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        steps, scale = ctx.saved_tensors
+        grad = grouped(grads[0], ctx.group)
+        clipped = steps.clamp(*ctx.limits)
+        inside = steps == clipped
+        by_step = clipped.round_().sub_(steps * inside).mul_(grad).sum(-1)
+        if scale.shape == (1, 1):
+            by_step = by_step.sum().view(1, 1)
+        by_value = (grad * inside).flatten(1)[:, : ctx.columns]
+        return by_value, by_step * ctx.factor, None, None, None, None
+
+
+class _RoundedTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, numbers: Activations) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.numbers = numbers
+        return fake_quantize(rows, numbers)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (rows,), grad, numbers = ctx.saved_tensors, grads[0], ctx.numbers
+        if not numbers.per_token:
+            return grad, None
+        steps = rows / token_scales(rows, numbers.bits)
+        total = (steps.round().sub_(steps)).mul_(grad).sum(1, keepdim=True)
+        peak = rows.abs().argmax(1, keepdim=True)
+        by_scale = total * rows.gather(1, peak).sign() / (2 ** (numbers.bits - 1) - 1)
+        return grad.scatter_add(1, peak, by_scale), None

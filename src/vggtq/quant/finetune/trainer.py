@@ -1,0 +1,228 @@
+"""The loop: batch, both networks, loss, step, average of the weights, now and then a look at the validation part.
+
+Everything that a step depends on is in the state or follows from the number of the step, so that a training which was stopped
+goes on from its last checkpoint to the same end. Kept are the averaged weights (Polyak and Juditsky 1992) of the evaluation
+with the smallest error, the one before the first step included: fine-tuning never ends worse than it began, on that part.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
+from vggtq.quant.finetune.losses import Disagreement
+from vggtq.quant.finetune.settings import Finetune
+
+log = logging.getLogger(__name__)
+
+BETAS = (0.9, 0.99)
+SMALLEST_RMS = 1e-3  # of a parameter, so that zeros can learn
+
+
+class Data(Protocol):
+    """What a network is fine-tuned on: inputs alone, no labels."""
+
+    @property
+    def validation(self) -> Sequence[Tensor]:
+        """The inputs that the error is measured on, never trained on."""
+        ...
+
+    def batch(self, step: int, size: int) -> list[Tensor]:
+        """The inputs of one step, always the same for one step; several tensors where shapes differ."""
+        ...
+
+
+@dataclass
+class Progress:
+    """What happened so far. losses: one per step; errors: [step, error] of the averaged weights on the validation part."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    errors: list[list[float]] = field(default_factory=list)
+    best_step: int = 0
+    best_error: float = math.inf
+    ended: str = ""  # why; empty while it goes on
+    resumed: int = 0  # how often it was taken up from a checkpoint
+
+
+class Trainer:
+    """A training of `student`, whose layers learn already, towards the outputs of `teacher`."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, data: Data, settings: Finetune) -> None:
+        self.student, self.data, self.settings = student, data, settings
+        self.learned = learned_parameters(student, settings.rest_learning_rate > 0)
+        self.average = {name: p.detach().clone() for name, p in self.learned.items()}
+        self.best = {name: value.clone() for name, value in self.average.items()}
+        self.optimizer = optimizer_for(student, self.learned, settings)
+        self.disagreement = Disagreement(student, teacher, settings)
+        self.progress = Progress()
+
+    def run(self, on_step: Callable[[Progress], None], save: Callable[[], None]) -> None:
+        """Trains to the end. `save` is called every save_every_s seconds, and at the end."""
+        progress = self.progress
+        if progress.ended:
+            return
+        before, started = progress.seconds, time.monotonic()
+        saved = started
+        if not progress.errors:
+            self._evaluate()
+        while not progress.ended:
+            self._train_step()
+            progress.seconds = before + time.monotonic() - started
+            progress.ended = self._ended()
+            if progress.step % self.settings.evaluate_every == 0 or progress.ended:
+                self._evaluate()
+                progress.ended = progress.ended or self._stalled()
+            if progress.ended or time.monotonic() - saved >= self.settings.save_every_s:
+                save()
+                saved = time.monotonic()
+            on_step(progress)
+
+    def settle(self) -> None:
+        """Puts the best weights into the student, for good."""
+        for name, parameter in self.learned.items():
+            parameter.data = self.best[name]
+        self.student.requires_grad_(False)
+
+    def _ended(self) -> str:
+        if self.progress.step >= self.settings.steps:
+            return "all steps are done"
+        if self.progress.seconds >= 60 * self.settings.minutes:
+            return f"{self.settings.minutes:g} minutes were over"
+        return ""
+
+    def _stalled(self) -> str:
+        late = self.progress.step - self.progress.best_step
+        waits = late >= self.settings.patience * self.settings.evaluate_every
+        return f"{self.settings.patience} evaluations were no better" if waits else ""
+
+    def _train_step(self) -> None:
+        step = self.progress.step
+        rate = share_of_rate(self.progress, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["full_rate"]
+        self.optimizer.zero_grad()
+        batches = self.data.batch(step, self.settings.batch)
+        count, total = sum(len(inputs) for inputs in batches), 0.0
+        for inputs in batches:
+            loss = self.disagreement.loss(inputs) * (len(inputs) / count)
+            loss.backward()
+            total += loss.item()
+        norm = nn.utils.clip_grad_norm_(list(self.learned.values()), self.settings.clip_norm)
+        if norm.isfinite():
+            self.optimizer.step()
+            self._update_average()
+        else:
+            log.warning("fine-tuning: gradients of step %d are not finite, skipped", step)
+        self.progress.step += 1
+        self.progress.losses.append(total)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The first steps leave the start faster than the decay would.
+        decay = min(self.settings.ema_decay, (1 + self.progress.step) / (10 + self.progress.step))
+        torch._foreach_lerp_(list(self.average.values()), list(self.learned.values()), 1 - decay)
+
+    def _evaluate(self) -> None:
+        self._swap()
+        error = self.disagreement.error(self.data.validation)
+        self._swap()
+        progress = self.progress
+        progress.errors.append([progress.step, error])
+        if error < progress.best_error:
+            progress.best_error, progress.best_step = error, progress.step
+            self.best = {name: value.clone() for name, value in self.average.items()}
+
+    def _swap(self) -> None:
+        """Exchanges the weights of the student and their average."""
+        for name, parameter in self.learned.items():
+            parameter.data, self.average[name] = self.average[name], parameter.data
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the progress; of a training that has ended only its result."""
+        state = {f"best.{name}": value for name, value in self.best.items()}
+        if self.progress.ended:
+            return state
+        state |= {f"average.{name}": value for name, value in self.average.items()}
+        for name, parameter in self.learned.items():
+            state[f"learned.{name}"] = parameter.detach()
+            state |= {f"adam.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        return state
+
+    def load_state(self, progress: Progress, state: dict[str, Tensor]) -> None:
+        """Raises KeyError where it is the state of another network."""
+        device = next(iter(self.average.values())).device
+        self.best = {name: state[f"best.{name}"].clone().to(device) for name in self.learned}
+        self.progress = progress
+        if progress.ended:
+            return
+        progress.resumed += 1
+        self.average = {name: state[f"average.{name}"].clone().to(device) for name in self.learned}
+        for name, parameter in self.learned.items():
+            parameter.data = state[f"learned.{name}"].clone().to(device)
+            own = {k: state[f"adam.{k}.{name}"] for k in ADAM if f"adam.{k}.{name}" in state}
+            if own:
+                self.optimizer.state[parameter] = {k: v.clone().to(device) for k, v in own.items()}
+
+
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+def learned_parameters(student: nn.Module, rest: bool) -> dict[str, nn.Parameter]:
+    """What is trained, by name: rounded weights and their steps, and with `rest` all vectors. Nothing else requires gradients.
+
+    Vectors are biases, gains, tokens. Matrices and kernels of layers that stay in float are as good as they can be; their
+    gradients would cost a seventh of a step.
+    """
+    rounded = {id(p) for m in student.modules() if isinstance(m, LearnedWeight) for p in m.parameters()}
+    rounded |= {id(p) for p in _log_ranges(student)}
+    learned = {}
+    for name, parameter in student.named_parameters():
+        vector = parameter.is_floating_point() and parameter.numel() == max(parameter.shape, default=1)
+        parameter.requires_grad_(id(parameter) in rounded or (rest and vector))
+        if parameter.requires_grad:
+            learned[name] = parameter
+    return learned
+
+
+def optimizer_for(
+    student: nn.Module, learned: dict[str, nn.Parameter], settings: Finetune
+) -> torch.optim.Optimizer:
+    """Adam with a group per tensor: rates are relative, to the mean step size of a rounded weight, to the size of all else."""
+    weights = [module for module in student.modules() if isinstance(module, LearnedWeight)]
+    groups = [
+        {"params": [w.latent], "full_rate": settings.learning_rate * float(w.scale().detach().mean())}
+        for w in weights
+    ]
+    steps = [w.log_step for w in weights] + _log_ranges(student)
+    groups.append({"params": steps, "full_rate": settings.step_learning_rate})
+    taken = {id(p) for p in (*steps, *(w.latent for w in weights))}
+    groups += [
+        {"params": [p], "full_rate": settings.rest_learning_rate * max(_rms(p), SMALLEST_RMS)}
+        for p in learned.values()
+        if id(p) not in taken
+    ]
+    return torch.optim.Adam(groups, lr=0.0, betas=BETAS, fused=True)
+
+
+def _log_ranges(student: nn.Module) -> list[nn.Parameter]:
+    layers = [module for module in student.modules() if isinstance(module, LearnedLinear)]
+    return [layer.log_range for layer in layers if layer.log_range is not None]
+
+
+def _rms(parameter: Tensor) -> float:
+    return float(parameter.detach().square().mean().sqrt())
+
+
+def share_of_rate(progress: Progress, settings: Finetune) -> float:
+    """Of the full rates: linear warm-up, half a cosine down to 0 at the last step, or by the clock if that will end first."""
+    done = max(progress.step / settings.steps, progress.seconds / (60 * settings.minutes))
+    warm = min(1.0, (progress.step + 1) / max(1, settings.warmup))
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

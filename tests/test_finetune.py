@@ -1,0 +1,459 @@
+"""Fine-tuning: gradients against differentiated surrogates, the packed network against the trained one, interruptions."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from test_run import recorded
+from vggtq import artifact
+from vggtq.config import compose, validated
+from vggtq.errors import ConfigError, DataError, QuantizationError
+from vggtq.finetune_data import Views
+from vggtq.quant.activations import fake_quantize
+from vggtq.quant.finetune.checkpoint import Checkpoint
+from vggtq.quant.finetune.finetune import finetune_
+from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
+from vggtq.quant.finetune.losses import named_outputs, relative_error, tapped
+from vggtq.quant.finetune.settings import Finetune
+from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_tokens, rounded_weight
+from vggtq.quant.finetune.trainer import Progress, share_of_rate
+from vggtq.quant.input_range import InputRange
+from vggtq.quant.linear import ReferenceLinear
+from vggtq.quant.packed import pack_weight
+from vggtq.quant.quantize import quantize_
+from vggtq.quant.rounding import dequantize, quantization_parameters, round_to_codes
+from vggtq.quant.scheme import Activations, Layers, Rounding, Scheme, Transform, Weights
+
+SPECS = [
+    Weights(bits=4),
+    Weights(bits=3, granularity="group", group_size=24, symmetric=False),  # a short last group
+    Weights(bits=4, granularity="group", group_size=16, scale_dtype="float16"),
+    Weights(bits=2, granularity="per_tensor", symmetric=False),
+]
+FOUR = Activations("dynamic", 4)
+by_numbers = pytest.mark.parametrize(
+    "spec", SPECS, ids=lambda s: f"w{s.bits} {s.granularity} {s.scale_dtype}"
+)
+
+
+def weight(spec: Weights, rows: int = 5, columns: int = 40) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A weight some of which lies outside the range, its scale and zero point."""
+    exact = torch.randn(rows, columns, generator=torch.Generator().manual_seed(spec.bits))
+    scale, zero = quantization_parameters(exact, spec)
+    return exact, 0.6 * scale, zero
+
+
+@by_numbers
+def test_values_are_those_of_rounding_bit_for_bit(spec: Weights) -> None:
+    exact, scale, zero = weight(spec)
+    expected = dequantize(round_to_codes(exact, scale, zero, spec), scale, zero, spec)
+    assert torch.equal(rounded_weight(exact, scale, zero, spec), expected)
+
+
+@by_numbers
+def test_gradients_are_those_of_the_surrogate(spec: Weights) -> None:
+    """LSQ's surrogate: rounding adds a constant. Differentiated numerically, in float64."""
+    exact, scale, zero = weight(spec)
+    exact, scale = exact.double().requires_grad_(), scale.double().requires_grad_()
+    direction = torch.randn_like(exact)
+    (rounded_weight(exact, scale, zero, spec) * direction).sum().backward()
+    size = spec.group_size or exact.shape[1]
+
+    def spread(parameter: Tensor) -> Tensor:
+        return parameter.expand(exact.shape[0], -1).repeat_interleave(size, 1)[:, : exact.shape[1]]
+
+    shift = 0 if zero is None else spread(zero)
+    low, high = spec.qmin - shift, spec.qmax - shift
+
+    def limited(steps: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(steps, torch.as_tensor(low)), torch.as_tensor(high))
+
+    clipped = limited(exact.detach() / spread(scale.detach()))
+    constant = clipped.round() - clipped
+
+    def surrogate(w: Tensor, s: Tensor) -> Tensor:
+        return ((limited(w / spread(s)) + constant) * spread(s) * direction).sum()
+
+    epsilon, w, s = 1e-6, exact.detach(), scale.detach()
+    assert exact.grad is not None and scale.grad is not None
+    for parameter, grad in ((w, exact.grad), (s, scale.grad * (w.numel() / s.numel() * spec.qmax) ** 0.5)):
+        for place in range(0, parameter.numel(), 3):
+            change = torch.zeros_like(parameter).view(-1)
+            change[place] = epsilon
+            change = change.view_as(parameter)
+            pair = [(w + k * change, s) if parameter is w else (w, s + k * change) for k in (1, -1)]
+            numeric = (surrogate(*pair[0]) - surrogate(*pair[1])) / (2 * epsilon)
+            assert grad.view(-1)[place] == pytest.approx(float(numeric), abs=1e-5)
+
+
+def test_gradients_of_tokens_are_those_of_the_surrogate() -> None:
+    rows = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(6, 10, dtype=torch.float64)
+    values = rounded_tokens(rows, FOUR)
+    assert torch.equal(values, fake_quantize(rows.detach(), FOUR))
+    (values * direction).sum().backward()
+    scale = rows.detach().abs().amax(1, keepdim=True) / 7
+    constant = (rows.detach() / scale).round() - rows.detach() / scale
+
+    def surrogate(x: Tensor) -> Tensor:
+        s = x.abs().amax(1, keepdim=True) / 7
+        return ((x / s + constant) * s * direction).sum()
+
+    expected = torch.autograd.functional.jacobian(surrogate, rows.detach())
+    assert rows.grad is not None
+    assert torch.allclose(rows.grad, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_static_inputs_are_rounded_as_the_kernels_do_and_their_range_learns(symmetric: bool) -> None:
+    rows = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)) + 0.5
+    known = InputRange.between(-0.7, 1.5, 4, symmetric)  # some values saturate
+    scale = known.scale.view(1, 1).clone().requires_grad_()
+    rows.requires_grad_()
+    values = rounded_inputs(rows, scale, known)
+    assert torch.equal(values, known.round_trip(rows))
+    values.sum().backward()
+    low, high = known.ends
+    assert rows.grad is not None and scale.grad is not None
+    inside = (rows > low) & (rows < high)
+    assert torch.equal(rows.grad, inside.float()) and not inside.all()
+    steps = (rows / known.scale).detach()
+    codes = (values / known.scale).detach()
+    by_hand = (
+        torch.where(inside, codes - steps, codes).sum() / (6 * (known.largest - int(known.zero_point))) ** 0.5
+    )
+    assert float(scale.grad) == pytest.approx(float(by_hand), abs=1e-4)
+
+
+@by_numbers
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_what_is_packed_is_what_was_trained(spec: Weights, seed: int) -> None:
+    torch.manual_seed(seed)
+    start = pack_weight(torch.randn(6, 40), spec, Rounding("mse"))
+    learned = LearnedWeight(start)
+    assert torch.equal(learned.rounded(), start.dequantize()), "the start is rounding after training"
+    with torch.no_grad():
+        learned.latent += 0.2 * torch.randn_like(learned.latent)
+        learned.log_step += 0.3 * torch.randn_like(learned.log_step)
+    packed = learned.pack()
+    assert torch.equal(packed.dequantize(), learned.rounded())
+    assert {k: (t.shape, t.dtype) for k, t in packed.tensors.items()} == {
+        k: (t.shape, t.dtype) for k, t in start.tensors.items()
+    }
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Linear(16, 32), nn.GELU(), nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8))
+    )
+
+
+class Noise:
+    """Inputs from a generator, no files."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.validation = [self.made(10**6 + i, 32) for i in range(2)]
+        self.fail_at = fail_at
+
+    @staticmethod
+    def made(seed: int, size: int) -> Tensor:
+        return torch.randn(size, 16, generator=torch.Generator().manual_seed(seed))
+
+    def batch(self, step: int, size: int) -> list[Tensor]:
+        if step == self.fail_at:
+            raise KeyboardInterrupt
+        return [self.made(step, 8 * size), self.made(step + 10**5, size)]
+
+
+TINY = Finetune(
+    steps=60, learning_rate=0.03, evaluate_every=10, warmup=5, save_every_s=0, rest_learning_rate=1e-3
+)
+RECIPE = Scheme(
+    "tiny",
+    Weights(bits=3),
+    Activations("dynamic", 4),
+    Layers(skip_first_last=False),
+    rounding=Rounding("gptq"),
+    transform=Transform("smooth", hadamard=True),
+    finetune=TINY,
+)
+
+
+def calibrate(model: nn.Module) -> None:
+    model(Noise.made(1, 256))
+
+
+def tuned(
+    scheme: Scheme = RECIPE, data: Noise | None = None, checkpoint: Checkpoint | None = None
+) -> tuple[nn.Module, Progress]:
+    teacher = net()
+    student = copy.deepcopy(teacher)
+    _, progress = finetune_(
+        student,
+        teacher,
+        scheme,
+        data or Noise(),
+        calibrate=calibrate,
+        checkpoint=checkpoint,
+        linear=ReferenceLinear,
+    )
+    return student, progress
+
+
+def test_the_error_falls_below_rounding_after_training() -> None:
+    teacher, x = net(), Noise.made(7, 500)
+    rounded = net()
+    quantize_(rounded, replace(RECIPE, finetune=Finetune()), calibrate=calibrate, linear=ReferenceLinear)
+    longer = replace(TINY, steps=200, learning_rate=0.01, step_learning_rate=3e-3, rest_learning_rate=3e-3)
+    student, progress = tuned(replace(RECIPE, finetune=longer))
+    assert progress.losses[-1] < progress.losses[0]
+    assert progress.best_error < 0.85 * progress.errors[0][1]
+    before, after = ((model(x) - teacher(x)).square().mean() for model in (rounded, student))
+    assert after < 0.85 * before, "on inputs that nobody has seen"
+
+
+@pytest.mark.parametrize(
+    "activations",
+    [
+        Activations(),
+        FOUR,
+        Activations("dynamic", 8, granularity="per_tensor", symmetric=False),
+        Activations("static", 6),
+        Activations("static", 8, symmetric=False, observer="mse"),
+    ],
+    ids=["float", "per token", "per tensor", "static", "static with a zero point"],
+)
+def test_the_packed_network_computes_what_was_trained(
+    activations: Activations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trained network is caught before its layers are exchanged."""
+    from vggtq.quant.finetune import finetune
+
+    caught: list[nn.Module] = []
+    exchange = finetune._exchange_
+
+    def catch(model: nn.Module, *rest: object) -> None:
+        caught.append(copy.deepcopy(model))
+        exchange(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetune, "_exchange_", catch)
+    student, progress = tuned(replace(RECIPE, activations=activations))
+    assert progress.best_step > 0
+    x = Noise.made(3, 100)
+    assert any(isinstance(m, LearnedLinear) for m in caught[0].modules())
+    assert not any(isinstance(m, LearnedLinear) for m in student.modules())
+    assert torch.equal(student(x), caught[0](x))
+    assert not any(p.requires_grad for p in student.parameters())
+
+
+def test_the_float_network_stays_as_it_was() -> None:
+    teacher, twin = net(), copy.copy(net())
+    expected = {name: p.clone() for name, p in teacher.named_parameters()}
+    twin = copy.deepcopy(teacher, {id(p): p for p in teacher.parameters()})  # shares all tensors
+    finetune_(twin, teacher, RECIPE, Noise(), calibrate=calibrate)
+    assert all(torch.equal(p, expected[name]) for name, p in teacher.named_parameters())
+
+
+def test_shared_weights_are_learned_together_and_packed_once() -> None:
+    teacher = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
+    teacher[2].weight = teacher[0].weight
+    student = copy.deepcopy(teacher)
+    scheme = replace(RECIPE, transform=Transform())
+    result, _ = finetune_(student, teacher, scheme, Noise(), calibrate=calibrate, linear=ReferenceLinear)
+    first, last = student[0], student[2]
+    assert torch.equal(first.codes, last.codes) and first.weight_id == last.weight_id
+    assert [layer.name for layer in result.layers] == ["0", "2"]
+
+
+@pytest.mark.parametrize("fail_at", [1, 37])
+def test_a_stopped_training_ends_with_the_same_numbers(tmp_path: Path, fail_at: int) -> None:
+    expected, whole = tuned()
+    identity = {"test": fail_at}
+    with pytest.raises(KeyboardInterrupt):
+        tuned(data=Noise(fail_at), checkpoint=Checkpoint(tmp_path, identity))
+    resumed, progress = tuned(checkpoint=Checkpoint(tmp_path, identity))
+    assert progress.resumed == 1
+    assert (progress.losses, progress.errors) == (whole.losses, whole.errors)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    again, known = tuned(data=Noise(fail_at=0), checkpoint=Checkpoint(tmp_path, identity))
+    assert known == progress, "an ended training is not repeated"
+    assert torch.equal(again(Noise.made(3, 10)), resumed(Noise.made(3, 10)))
+    _, other = tuned(checkpoint=Checkpoint(tmp_path, {"test": "other"}))
+    assert other.resumed == 0
+
+
+def test_a_damaged_checkpoint_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = Checkpoint(tmp_path, {})
+    tuned(checkpoint=checkpoint)
+    assert checkpoint.path is not None
+    content = bytearray(checkpoint.path.read_bytes())
+    content[-5] ^= 1
+    checkpoint.path.write_bytes(content)
+    _, progress = tuned(checkpoint=Checkpoint(tmp_path, {}))
+    assert progress.resumed == 0 and progress.step == 60
+    assert "does not match its digest" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    teacher = net()
+    checkpoint = Checkpoint(tmp_path / "file" / "folder", {})
+    scheme = replace(RECIPE, finetune=replace(TINY, steps=2))
+    result, progress = finetune_(
+        copy.deepcopy(teacher), teacher, scheme, Noise(), calibrate=calibrate, checkpoint=checkpoint
+    )
+    assert progress.step == 2
+    assert "finetune_cache=null" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended", "steps"),
+    [
+        ({"learning_rate": 50.0, "step_learning_rate": 5.0, "patience": 2}, "2 evaluations were no better", 20),
+        ({"minutes": 1e-9}, "minutes were over", 1),
+        ({}, "all steps are done", 60),
+    ],
+    ids=["worse", "clock", "whole"],
+)  # fmt: skip
+def test_it_ends_when_nothing_is_gained(changes: dict, ended: str, steps: int) -> None:
+    _, progress = tuned(replace(RECIPE, finetune=replace(TINY, **changes)))
+    assert ended in progress.ended
+    assert progress.step == steps
+    assert progress.best_error == min(error for _, error in progress.errors)
+
+
+def test_rates_rise_and_fall_by_steps_or_by_the_clock() -> None:
+    settings_ = Finetune(steps=100, warmup=10, minutes=1)
+    rates = [share_of_rate(Progress(step=step), settings_) for step in range(100)]
+    assert rates[0] < rates[5] < max(rates) <= 1
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
+    assert share_of_rate(Progress(step=20, seconds=45), settings_) == share_of_rate(
+        Progress(step=75), settings_
+    )
+
+
+def test_only_the_rounded_weights_learn_without_a_rate_for_the_rest() -> None:
+    student, _ = tuned(replace(RECIPE, transform=Transform(), finetune=replace(TINY, rest_learning_rate=0.0)))
+    rest = {name: p for name, p in net().named_parameters() if name.endswith("bias") or name.startswith("2.")}
+    assert all(torch.equal(student.get_parameter(name), p) for name, p in rest.items())
+
+
+def test_features_are_found_by_pattern() -> None:
+    model = net()
+    with tapped(model, ["0", "4"]) as seen:
+        model(Noise.made(0, 4))
+    assert set(seen) == {"0", "4"}
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(QuantizationError, match=r"features: 'blocks\.\*' matches none"):
+        tuned(replace(RECIPE, finetune=replace(TINY, features=["blocks.*"])))
+    _, progress = tuned(replace(RECIPE, finetune=replace(TINY, features=["1", "4"])))
+    assert progress.best_error < progress.errors[0][1]
+
+
+def test_outputs_of_all_kinds_are_named() -> None:
+    x = torch.ones(2)
+    assert set(named_outputs(x)) == {"output"}
+    assert set(named_outputs((x, x.int(), x))) == {"0", "2"}
+    assert set(named_outputs({"a": x, "b": [x]})) == {"a"}
+    assert relative_error(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])) == pytest.approx(1.25)
+    wanted = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+    assert relative_error(wanted + torch.tensor([[1.0, 0.0], [0.0, 2.0]]), wanted) == pytest.approx(
+        (1 + 2) / 2 / 5
+    )
+    equal = torch.ones(3, 2, requires_grad=True)
+    relative_error(equal, torch.ones(3, 2)).backward()
+    assert equal.grad is not None and equal.grad.isfinite().all()
+    with pytest.raises(QuantizationError, match=r"outputs.ouput: .* are output; did you mean output"):
+        tuned(replace(RECIPE, finetune=replace(TINY, outputs={"ouput": 1.0})))
+    with pytest.raises(QuantizationError, match="no output of the network has a weight"):
+        tuned(replace(RECIPE, finetune=replace(TINY, outputs={"output": 0.0})))
+
+
+def test_views_show_every_scene_once_and_keep_the_last_for_validation() -> None:
+    scenes = [torch.full((3, 3, 2, 2), float(i)) + torch.arange(3).view(3, 1, 1, 1) / 10 for i in range(9)]
+    views = Views(scenes, 0.125, seed=0)
+    assert [float(v.mean().round()) for v in views.validation] == [8]
+    seen = torch.cat([torch.cat(views.batch(step, 2)) for step in range(4)])
+    assert sorted(seen[:, 0, 0, 0, 0].floor().tolist()) == list(range(8))
+    assert torch.equal(torch.cat(views.batch(3, 2)), torch.cat(views.batch(3, 2)))
+    assert len({tuple(views.batch(s, 2)[0][0, :, 0, 0, 0].frac().tolist()) for s in range(20)}) > 2
+    single = Views([torch.rand(16, 3, 2, 2)], 0.25, seed=0)
+    assert [len(v[0]) for v in single.validation] == [4]
+    assert single.batch(0, 4)[0].shape == (1, 12, 3, 2, 2)
+    mixed = Views([torch.rand(2, 3, 2, 2), torch.rand(2, 3, 4, 2), torch.rand(2, 3, 2, 2)], 0.1, 0)
+    assert sorted(len(group) for group in mixed.batch(0, 2)) == [1, 1]
+    with pytest.raises(DataError, match="there is one"):
+        Views([torch.rand(1, 3, 2, 2)], 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["scheme.finetune.steps=-1"], "steps=-1: use 0 or more"),
+        (["scheme.finetune.batch=0"], "batch=0: use at least 1"),
+        (["scheme.finetune.learning_rate=0"], "learning_rate=0.0: use a positive number"),
+        (["scheme.finetune.ema_decay=1"], "ema_decay=1.0: it lies between"),
+        (["scheme.finetune.validation=0"], "validation=0.0: use a share"),
+        (["+scheme.finetune.outputs.depth=-1"], "outputs.depth=-1.0"),
+        (["scheme.layers.types=[Linear,Conv2d]"], "quantized Conv2d cannot be trained"),
+    ],
+)
+def test_impossible_settings_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validated(compose(["scheme=qat", *overrides]))
+
+
+def test_float_weights_have_nothing_to_learn() -> None:
+    with pytest.raises(ConfigError, match="only integer weights have step sizes"):
+        validated(compose(["scheme=fp16", "scheme.finetune.steps=5"]))
+    with pytest.raises(QuantizationError, match="use finetune_"):
+        quantize_(net(), RECIPE, calibrate=calibrate)
+
+
+SMALL = ["scheme=qat", "calibration.samples=3", "scheme.finetune.steps=2", "scheme.finetune.batch=1"]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[], ["bits=3", "scheme.activations.mode=none"], ["bits=3", "granularity=group", "group_size=16"]],
+    ids=["w4a4", "w3", "w3a4 groups"],
+)
+def test_runs_are_recorded_and_repeated_from_the_cache(tmp_path: Path, numbers: list[str]) -> None:
+    cache = f"finetune_cache={tmp_path / 'cache'}"
+    record = recorded(tmp_path / "a", *SMALL, *numbers, cache, "save=true")
+    assert record["status"] == "ok", record["error"]
+    entry = record["finetune"]
+    assert (entry["step"], entry["planned_steps"], entry["ended"]) == (2, 2, "all steps are done")
+    assert (entry["scenes"], entry["validation_scenes"], entry["cached"]) == (2, 1, False)
+    assert len(entry["losses"]) == 2 and [step for step, _ in entry["errors"]] == [0, 2]
+    assert record["scheme"]["label"].endswith("QAT")
+    again = recorded(tmp_path / "b", *SMALL, *numbers, cache, "save=true")
+    assert again["finetune"] == entry | {"cached": True}
+    assert again["artifact"]["sha256"] == record["artifact"]["sha256"]
+    assert again["fidelity"] == record["fidelity"]
+    loaded = artifact.load(tmp_path / "a" / "model.safetensors")
+    assert loaded.header.scheme.finetune.steps == 2
+
+
+def test_a_static_range_that_was_learned_is_in_the_file(tmp_path: Path) -> None:
+    static = [
+        "scheme.activations.mode=static",
+        "scheme.activations.bits=8",
+        "finetune_cache=null",
+        "save=true",
+    ]
+    record = recorded(tmp_path, *SMALL, *static)
+    assert record["status"] == "ok", record["error"]
+    loaded = artifact.load(tmp_path / "model.safetensors")
+    ranges = {layer.name: list(layer.input_range or ()) for layer in loaded.quantization.layers}
+    assert ranges == {layer["name"]: layer["input_range"] for layer in record["layers"]}
+    assert all(low < high for low, high in ranges.values())
