@@ -298,8 +298,7 @@ def test_the_plot_shows_every_section(tmp_path: Path) -> None:
 def test_frames_are_measured_in_processes_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "FRAMES", (1, 2))
-    monkeypatch.setattr(frames, "CASES", (frames.Case("vggt_small", 28),))
+    monkeypatch.setattr(frames, "CASES", (frames.Case("vggt_small", 28, (1, 2), predictions=3),))
     chosen = {kind: frames.KINDS[kind] for kind in ("FP32", "W8A8")}
     monkeypatch.setattr(frames, "KINDS", chosen)
     frames.frames(CPU, environment(CPU, 0), tmp_path, full=False)
@@ -324,7 +323,7 @@ def test_a_model_that_does_not_fit_is_a_row_too(
         raise frames.CannotMeasureError("the measuring process ended with status -9")
 
     monkeypatch.setattr(frames, "measure_in_process", killed)
-    monkeypatch.setattr(frames, "FRAMES", (50,))
+    monkeypatch.setattr(frames, "CASES", (frames.Case("vggt_small", 28, (50,), predictions=3),))
     frames.frames(CPU, environment(CPU, 0), tmp_path, full=False)
     assert "status -9" in capsys.readouterr().out
 

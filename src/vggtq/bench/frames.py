@@ -25,9 +25,6 @@ from vggtq.quant.scheme import Activations, Scheme, Weights
 from vggtq.record import jsonable
 from vggtq.safetensors_file import write_safetensors
 
-FRAMES = (2, 5, 10, 20, 35, 50)
-PREDICTIONS = 3  # the first is cold, the others are timed
-
 
 @dataclass(frozen=True)
 class Case:
@@ -35,10 +32,13 @@ class Case:
 
     model: str
     size: int
+    frames: tuple[int, ...]
+    predictions: int  # the first is cold, the others are timed
 
 
-CASES = (Case("vggt_small", 224),)
-FULL_CASES = (*CASES, Case("vggt_1b", 112))
+CASES = (Case("vggt_small", 224, (2, 5, 10, 20, 35, 50), predictions=3),)
+# Up to 20 frames everything fits into 24 GB, and the whole takes about half an hour on two cores.
+FULL_CASES = (*CASES, Case("vggt_1b", 224, (2, 5, 10, 20), predictions=2))
 
 # label: the scheme of the artifact, and the precision of what is left in float
 KINDS = {
@@ -70,7 +70,7 @@ def _rows(case: Case, device: torch.device, out: Path) -> Iterator[dict[str, Any
     with tempfile.TemporaryDirectory(prefix=".frames-", dir=out) as name:
         folder = Path(name)
         paths = _save(config, folder)
-        for count in FRAMES:
+        for count in case.frames:
             images = folder / f"{count}.safetensors"
             write_safetensors(images, {"images": _images(count, case.size)}, {})
             for kind, (scheme, precision) in KINDS.items():
@@ -78,7 +78,9 @@ def _rows(case: Case, device: torch.device, out: Path) -> Iterator[dict[str, Any
                     continue
                 row = {"model": case.model, "size": case.size, "frames": count, "kind": kind}
                 try:
-                    yield row | measure_in_process(paths[scheme.name], images, device, precision, PREDICTIONS)
+                    yield row | measure_in_process(
+                        paths[scheme.name], images, device, precision, case.predictions
+                    )
                 except CannotMeasureError as error:
                     yield row | {"failed": str(error)}  # it did not fit into memory, which is a result
 

@@ -24,15 +24,15 @@ def token_scales(rows: Tensor, bits: int) -> Tensor:
 
 
 def row_peaks(rows: Tensor) -> Tensor:
-    """max|row|, (T, 1) float32, positive."""
+    """max|row| of (…, C), (…, 1) float32, positive."""
     return _peaks(rows).clamp_min_(TINY)
 
 
 def _peaks(rows: Tensor) -> Tensor:
     if rows.numel() <= _PIECE:  # launches cost more than passes
-        peak = rows.abs().amax(1, keepdim=True)
+        peak = rows.abs().amax(-1, keepdim=True)
     else:  # amax and amin are several times faster than aminmax(dim) or a vector norm on a CPU
-        peak = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_())
+        peak = torch.maximum(rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True).neg_())
     return peak.to(torch.float32)
 
 

@@ -194,9 +194,14 @@ class FbgemmHalfLinear(KernelLayoutLinear):
         bias = 0 if self.bias is None else self.bias.numel() * self.bias.element_size()
         return 2 * self.in_features * self.out_features + bias
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) to (…, out): the kernel takes leading axes."""
+        out: Tensor = torch.ops.quantized.linear_dynamic_fp16(x.to(torch.float32), self._weight)
+        bias = self.bias
+        return (out if bias is None else out.add_(bias)).to(x.dtype)
+
     def multiply(self, rows: Tensor) -> Tensor:
-        out = torch.ops.quantized.linear_dynamic_fp16(rows.to(torch.float32), self._weight)
-        return (out if self.bias is None else out.add_(self.bias)).to(rows.dtype)
+        return self.forward(rows)
 
 
 @functools.cache
