@@ -210,6 +210,11 @@ def test_eth3ds_own_samples_are_other_places(tmp_path: Path) -> None:
     here = ETH3D(root=str(tmp_path), scene="relief_2", image_size=56).calibration(9, 2, 0)
     with pytest.raises(DataError, match=r"no scene but relief_2.*eth3d courtyard"):
         next(here.scenes())
+    both = ETH3D(root=str(tmp_path), scene="relief_2+courtyard", image_size=56).calibration(9, 2, 0)
+    with pytest.raises(DataError, match=r"no scene but relief_2\+courtyard.*eth3d delivery_area"):
+        next(both.scenes())
+    with pytest.raises(ConfigError, match="evaluates every scene"):
+        next(ETH3D(scene="all").calibration(9, 2, 0).scenes())
     elsewhere = ETH3D(root=str(tmp_path), scene="courtyard", image_size=56).calibration(9, 2, 0)
     (scene,) = elsewhere.scenes()
     assert (scene.name, len(scene.images)) == ("relief from image 0", 2)

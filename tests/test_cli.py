@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def test_one_run_and_its_report(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     expected = {
         *("comparison.csv", "index.html", "comparison.md", "comprehensive_report.txt"),
-        *("comprehensive_results.json", "comprehensive_visualizations.png"),
+        *("comprehensive_results.json", "comprehensive_visualizations.png", "records.index"),
+        *(["comparison.parquet"] if find_spec("pyarrow") else []),
     }
     assert {p.name for p in (tmp_path / "outputs/report").iterdir()} == expected
 

@@ -5,6 +5,7 @@ import http.server
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -106,6 +107,22 @@ def load(root: Path, **options: object) -> Scene:
 def root(tmp_path: Path) -> Path:
     write_scene(tmp_path)
     return tmp_path
+
+
+# several scenes
+
+
+def test_several_scenes_in_one_run_come_in_the_order_of_their_names(root: Path) -> None:
+    shutil.copytree(root / "courtyard", root / "electro")
+    both = ETH3D(root=str(root), scene="electro+courtyard+electro", image_size=210)
+    scenes = list(both.scenes())
+    assert [scene.name for scene in scenes] == ["electro", "courtyard"]
+    assert torch.equal(scenes[1].images, load(root).images)
+    assert ETH3D(scene="all").names == list(SCENES)
+    with pytest.raises(ConfigError, match="did you mean electro"):
+        ETH3D(scene="courtyard+electr")
+    with pytest.raises(DataError, match=r"python -m vggtq\.data\.eth3d office"):
+        list(ETH3D(root=str(root), scene="courtyard+office", image_size=210).scenes())
 
 
 # geometry

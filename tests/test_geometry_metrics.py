@@ -8,7 +8,8 @@ import torch
 
 from vggtq.data.scene import GroundTruth
 from vggtq.geometry import encode_pose
-from vggtq.metrics.geometry import change_over_scenes, evaluate, mean_over_scenes, paired_interval
+from vggtq.metrics.geometry import change_over_scenes, evaluate, mean_over_scenes
+from vggtq.metrics.interval import paired_interval
 from vggtq.metrics.points import true_points
 
 SIZE = (12, 16)

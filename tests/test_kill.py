@@ -13,8 +13,7 @@ import pytest
 
 from forked import finished, printed, started
 from test_run import TINY
-from vggtq.report import record_row
-from vggtq.report.records import collect
+from vggtq.report.collection import collect
 
 KILLS = 10
 SWEEP = [*TINY, "timing=off", "fresh_memory=false", "picture_frames=1", "--multirun"]
@@ -26,8 +25,10 @@ def table(folder: Path) -> list[dict[str, object]]:
     """The report's rows without times."""
     found = collect([folder / "outputs/runs"])
     assert not found.unreadable
-    rows = [record_row(record) for _, record in found.records]
-    return [{column: value for column, value in row.items() if column not in TIMES} for row in rows]
+    return [
+        {column: value for column, value in source.row.items() if column not in TIMES}
+        for source in found.sources
+    ]
 
 
 @pytest.mark.parametrize("seed", [20261121])

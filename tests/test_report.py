@@ -23,13 +23,14 @@ from vggtq.errors import ConfigError, DataError
 from vggtq.report import COLUMNS, build_report, record_row, summary_of, summary_table
 from vggtq.report.build import make_report
 from vggtq.report.charts import draw
+from vggtq.report.collection import Collection, collect
 from vggtq.report.columns import OUTPUTS
 from vggtq.report.frame import frame_of, quartiles, rows_of
 from vggtq.report.groups import group_rows
 from vggtq.report.i18n import TEXTS, translator
 from vggtq.report.pareto_chart import families
 from vggtq.report.recommend import Choice, balanced_score, pareto_front, recommend, speed_verdict
-from vggtq.report.records import Collection, collect
+from vggtq.report.sources import source_of
 from vggtq.report.tables import escape
 from vggtq.report.text import wrap
 from vggtq.report.wording import explain
@@ -56,7 +57,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "corrupt": "{",
         "foreign": '{"accuracy": 1}',
         "list": "[]",
-        "future": '{"schema_version": 2}',
+        "future": '{"schema_version": 99, "status": "ok"}',
     }.items():
         (folder / name).mkdir()
         (folder / name / "result.json").write_text(content)
@@ -79,7 +80,7 @@ def test_what_is_not_a_record_is_listed_with_its_reason(mixed: tuple[Path, Path]
     results = strict(mixed[1] / "comprehensive_results.json")
     reasons = {Path(item["path"]).parent.name: item["reason"] for item in results["unreadable"]}
     assert reasons.keys() == {"corrupt", "foreign", "list", "future", "binary"}
-    assert reasons["corrupt"] == "not valid JSON (line 1)" and "schema_version 2" in reasons["future"]
+    assert reasons["corrupt"] == "not valid JSON (line 1)" and "99 is newer than 2" in reasons["future"]
 
 
 def test_overview_counts_runs_and_superseded_ones_and_skips_the_report_itself(
@@ -152,7 +153,7 @@ def test_newest_run_of_an_experiment_stands_for_it(tmp_path: Path) -> None:
     newest = record(name="newest", started="2026-11-02T10:00:01Z")
     other = record(name="other weights", model__fingerprint="e" * 16)
     found = collect([write(tmp_path, [newest, newer, other])])
-    assert sorted(made["name"] for _, made in found.records) == ["newest", "other weights"]
+    assert sorted(source.row["name"] for source in found.sources) == ["newest", "other weights"]
     assert found.superseded == 1
 
 
@@ -160,19 +161,19 @@ def test_the_same_configuration_on_other_images_is_another_experiment(tmp_path: 
     scene = record()["dataset"]["scenes"][0]
     other = record(dataset__scenes=[{**scene, "images_sha256": "b" * 64}], started="2026-11-03T10:00:00Z")
     found = collect([write(tmp_path, [record(), other])])
-    assert (len(found.records), found.superseded) == (2, 0)
+    assert (len(found.sources), found.superseded) == (2, 0)
 
 
 def test_a_failure_without_scenes_gives_way_to_a_later_run(tmp_path: Path) -> None:
     early = failed("INT8 per channel") | {"dataset": None, "started": "2026-11-01T10:00:00Z"}
     found = collect([write(tmp_path, [early, record()])])
-    assert [made["status"] for _, made in found.records] == ["ok"] and found.superseded == 1
+    assert [source.row["status"] for source in found.sources] == ["ok"] and found.superseded == 1
 
 
 def test_a_later_success_replaces_a_run_that_failed_before_its_model_was_loaded(tmp_path: Path) -> None:
     early = failed("INT8 per channel") | {"model": None, "started": "2026-11-01T10:00:00Z"}
     found = collect([write(tmp_path, [early, record()])])
-    assert [made["status"] for _, made in found.records] == ["ok"]
+    assert [source.row["status"] for source in found.sources] == ["ok"]
 
 
 def test_a_run_that_failed_early_joins_the_only_group_it_can_belong_to() -> None:
@@ -464,7 +465,7 @@ def titles_of(*records: dict) -> list[str]:
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(summary_of(records))
     printed = console.export_text()
-    report = make_report(Collection([(Path(str(i)), made) for i, made in enumerate(records)]))
+    report = make_report(Collection([source_of(Path(str(i)), made) for i, made in enumerate(records)]))
     titles = [row["title"] for group in report.groups for row in group.rows]
     assert all(f"│ {title} " in printed for title in titles)
     assert titles == report.frame["title"].tolist()

@@ -60,7 +60,7 @@ def test_runs_that_measured_the_same_share_one_map_of_sensitivities() -> None:
     good = {"allocation": {"sensitivity": measured}, "layers": layers}
     cut = {"allocation": {"sensitivity": measured | {"relative_error": [[0.5, 0.1], [0.25]]}}}
     odd = {"allocation": {"sensitivity": measured | {"bits": None}}}
-    found = sensitivities_of([{}, good, cut, odd, good])
+    found = sensitivities_of(enumerate([{}, good, cut, odd, good]))
     assert found["maps"] == [{"bits": [2, 4], "layers": ["a", "b + c"], "errors": measured["relative_error"]}]
     assert found["rows"] == {1: {"map": 0, "picked": [2, 4]}, 4: {"map": 0, "picked": [2, 4]}}
 

@@ -17,12 +17,12 @@ from vggtq.data.scene import Scene
 from vggtq.describe import describe_scene
 from vggtq.environment import cpu_name, has_bf16
 from vggtq.measure import paired_latency
-from vggtq.metrics.fidelity import Fidelity, grade
-from vggtq.metrics.geometry import change_over_scenes, evaluate, mean_over_scenes
 from vggtq.models.loading import LoadedModel
 from vggtq.picture import draw_comparison
+from vggtq.predictions import Predictions
 from vggtq.preview import Preview
 from vggtq.progress import Steps
+from vggtq.scoring import Scores
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class Comparison:
     model: LoadedModel
     twin: nn.Module
     device: torch.device
+    predictions: Predictions | None = None  # where they are kept, if they are
     scenes: list[dict[str, Any]] = field(default_factory=list)
-    geometry: list[dict[str, Any]] = field(default_factory=list)
     cached: list[bool] = field(default_factory=list)  # scene by scene: the FP32 outputs came from the cache
     first: Scene | None = None
     depths: tuple[
@@ -44,7 +44,7 @@ class Comparison:
     ] = ()  # of the picture's frames in the first scene: FP32 and quantized, (S, H, W)
 
     def __post_init__(self) -> None:
-        self.fidelity = Fidelity()
+        self.scores = Scores(self.config.depth_alignment, self.config.points_icp)
         self.preview = Preview()
         place = self.config.baseline_cache
         # The data class that made the network knows whatever shapes it besides its weights.
@@ -71,7 +71,10 @@ class Comparison:
         with timed(seconds, "predict_quantized"):
             outputs = self.model.predict(scene.images, self.twin)
         steps.advance()
-        self._compare(scene, outputs, reference)
+        size = (scene.images.shape[-2], scene.images.shape[-1])
+        self.scores.add(scene.name, outputs, reference, scene.truth, size)
+        if self.predictions:
+            self.predictions.add(scene, reference, outputs)
         self.scenes.append(described)
         for note in scene.notes:
             log.info("%s: %s", scene.name, note)
@@ -81,22 +84,6 @@ class Comparison:
         if self.first is None:
             self._keep_first(scene, reference, outputs)
 
-    def _compare(self, scene: Scene, outputs: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
-        self.fidelity.update(outputs, reference)
-        size = (scene.images.shape[-2], scene.images.shape[-1])
-        pair = {
-            name: evaluate(
-                result,
-                scene.truth,
-                size,
-                self.config.depth_alignment,
-                reference.get("world_points_conf"),
-                self.config.points_icp,
-            )
-            for name, result in (("quantized", outputs), ("reference", reference))
-        }
-        self.geometry.append({"scene": scene.name, **pair})
-
     def _keep_first(self, scene: Scene, reference: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         self.first = scene
         if "depth" in reference:
@@ -105,23 +92,10 @@ class Comparison:
 
     def result(self) -> dict[str, Any]:
         """dataset, baseline, fidelity, fidelity_scenes and geometry of the record."""
-        fidelity: dict[str, Any] = self.fidelity.result()
-        for name, metrics in fidelity.items():
-            if name != "pose":
-                grades = {metric: grade(metric, value) for metric, value in metrics.items()}
-                metrics["grades"] = {metric: g for metric, g in grades.items() if g is not None}
-        quantized, reference = ([scene[key] for scene in self.geometry] for key in ("quantized", "reference"))
-        geometry = {"quantized": mean_over_scenes(quantized), "reference": mean_over_scenes(reference)}
-        geometry["change"] = change_over_scenes(quantized, reference)
         return {
             "dataset": {"name": self.config.dataset.name, "scenes": self.scenes},
             "baseline": self._described_baseline(),
-            "fidelity": fidelity,
-            "fidelity_scenes": [
-                {"scene": scene["name"], "mse": mse}
-                for scene, mse in zip(self.scenes, self.fidelity.scenes, strict=True)
-            ],
-            "geometry": geometry | {"scenes": self.geometry} if geometry["reference"] else None,
+            **self.scores.result(),
         }
 
     def _described_baseline(self) -> dict[str, Any]:

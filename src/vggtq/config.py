@@ -133,6 +133,7 @@ class Config:
     preview_scenes: int = 1
     rest: str = "float32"
     save: bool = False
+    save_predictions: bool = False
     fresh_memory: bool = True
     baseline_cache: str | None = (
         "outputs/cache/baseline"  # folder of FP32 outputs; null computes them in every run

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 PICTURE = "comparison.png"
 PREVIEW = "preview.safetensors"
 ARTIFACT = "model.safetensors"
+PREDICTIONS = "*predictions*"  # the file, and its parts where the run ended before it was written
 
 
 class UnwrittenRecordError(VggtqError):
@@ -72,6 +73,9 @@ def run(cfg: DictConfig, folder: Path, command: str) -> dict[str, Any]:
             (folder / PREVIEW).unlink(missing_ok=True)
         if record["artifact"] is None:
             (folder / ARTIFACT).unlink(missing_ok=True)
+        if record["predictions"] is None:
+            for left in folder.glob(PREDICTIONS):
+                left.unlink()
         keep(record, folder)
     return record
 
@@ -106,6 +110,7 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     from vggtq.fresh_memory import compare_memory
     from vggtq.models.fused import fuse_
     from vggtq.models.loading import share_parameters
+    from vggtq.predictions import Predictions
     from vggtq.quant.rest import round_rest_
     from vggtq.quant.select import select_layers
 
@@ -150,7 +155,8 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     if config.save:
         record["artifact"] = _saved(save(folder / ARTIFACT))
     notes = [*quantization.notes, *over, *(samples.notes if samples else ()), *_domain_notes(config)]
-    comparison = Comparison(config, model, twin, device)
+    predictions = Predictions(folder) if config.save_predictions else None
+    comparison = Comparison(config, model, twin, device, predictions)
     for scene in chain([first], scenes):
         steps.step(f"predicting {scene.name}, {len(scene.images)} frames", total=2)
         if samples:
@@ -161,6 +167,9 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
 
     record["picture"] = comparison.draw(folder / PICTURE)
     record["preview"] = comparison.preview.write(folder / PREVIEW)
+    if predictions:
+        record["predictions"] = kept = predictions.write()
+        log.info("predictions %s, %.1f MiB, float32", folder / kept["file"], kept["file_bytes"] / 2**20)
     steps.step("measuring memory in processes of their own")
     with timed(seconds, "memory"):
         record["memory"] = compare_memory(comparison, save, folder)

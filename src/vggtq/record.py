@@ -10,7 +10,7 @@ from typing import Any
 from vggtq.atomic import replacing
 from vggtq.errors import VggtqError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "result.json"
 PREVIOUS_NAME = "result.previous.json"
 
@@ -46,7 +46,7 @@ KEYS = (
         "fidelity_scenes",
         "geometry",
     ),
-    *("size", "latency", "memory", "picture", "preview", "artifact", "notes"),
+    *("size", "latency", "memory", "picture", "preview", "artifact", "predictions", "rescored", "notes"),
 )
 
 
@@ -73,10 +73,11 @@ def error_entry(error: BaseException) -> dict[str, Any]:
     }
 
 
-def write_record(record: dict[str, Any], folder: Path) -> Path:
+def write_record(record: dict[str, Any], folder: Path, keep_earlier: bool = False) -> Path:
     """Writes `result.json` atomically: a reader sees the old file or the new one, never a part.
 
-    A failed run does not destroy what an earlier one measured: that record is kept as `result.previous.json`.
+    A failed run does not destroy what an earlier one measured: that record is kept as `result.previous.json`, as it is
+    whenever `keep_earlier` asks for it.
     """
     text = json.dumps(jsonable(record), indent=1, allow_nan=False, ensure_ascii=False)
     path = folder / FILE_NAME
@@ -85,19 +86,26 @@ def write_record(record: dict[str, Any], folder: Path) -> Path:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if record["status"] != "ok" and (previous := read_record(folder)) and previous["status"] == "ok":
-            path.replace(folder / PREVIOUS_NAME)
+        if keep_earlier or (record["status"] != "ok" and _is_ok(folder)):
+            with replacing(folder / PREVIOUS_NAME) as previous:
+                previous.write_bytes(path.read_bytes())
     return path
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a run folder; None if there is none, or something else."""
+    """The record of a run folder in the present form; None if there is none, or something else."""
+    from vggtq.migrations import UnknownVersion, migrated
+
     try:
         record = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = isinstance(record, dict) and record.get("status") in ("ok", "failed")
+        return migrated(record) if known else None
+    except (OSError, UnknownVersion, ValueError):
         return None
-    known = isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION
-    return record if known and record.get("status") in ("ok", "failed") else None
+
+
+def _is_ok(folder: Path) -> bool:
+    return (read_record(folder) or {}).get("status") == "ok"
 
 
 def jsonable(value: Any) -> Any:

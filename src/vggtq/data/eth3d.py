@@ -55,7 +55,9 @@ KNOWN_BYTES = {"courtyard_dslr_undistorted.7z": 500_990_569}
 
 @dataclass
 class ETH3D:
-    """One scene as one sequence, images in natural order of their names. Units are metres.
+    """Each scene as one sequence, images in natural order of their names. Units are metres.
+
+    `scene` names one scene, several as courtyard+electro, or all 13.
 
     Poses and intrinsics come from `dslr_calibration_undistorted`. Depth is used where `ground_truth_depth`
     and `dslr_calibration_jpg` exist (use_depth=false leaves it out); pixels that `masks_for_images` marks as
@@ -76,12 +78,21 @@ class ETH3D:
     use_masks: bool = True
 
     def __post_init__(self) -> None:
-        check_scene(self.scene)
+        for name in self.names:
+            check_scene(name)
         check_options(self.mode, self.image_size, self.patch_size)
         check_selection(self.start, self.stride, self.max_images)
 
+    @property
+    def names(self) -> list[str]:
+        return scene_names(self.scene)
+
     def scenes(self) -> Iterator[Scene]:
-        """Yields the one scene. Raises DataError when files are missing, damaged or contradict each other."""
+        """Yields scene after scene. Raises DataError when files are missing, damaged or contradict each other."""
+        for name in self.names:
+            yield dataclasses.replace(self, scene=name)._load()
+
+    def _load(self) -> Scene:
         folder = Path(self.root).expanduser() / self.scene
         image_folder = self._image_folder(folder)
         frames, sources = self._registered(folder / "dslr_calibration_undistorted")
@@ -115,12 +126,14 @@ class ETH3D:
             depth=None if depth is None else torch.from_numpy(depth),
             metric=True,
         )
-        yield Scene(self.scene, images, tuple(files), truth, tuple(notes))
+        return Scene(self.scene, images, tuple(files), truth, tuple(notes))
 
     def available(self) -> int:
-        """How many images the scene has. Raises DataError."""
-        folder = Path(self.root).expanduser() / self.scene / "dslr_calibration_undistorted"
-        return len(read_images(folder / "images.txt", read_cameras(folder / "cameras.txt")))
+        """How many images its scenes have. Raises DataError."""
+        calibrations = [
+            Path(self.root).expanduser() / name / "dslr_calibration_undistorted" for name in self.names
+        ]
+        return sum(len(read_images(c / "images.txt", read_cameras(c / "cameras.txt"))) for c in calibrations)
 
     def calibration(self, count: int, frames: int, seed: int) -> "ETH3DSequences":
         """Sequences of other scenes."""
@@ -184,11 +197,17 @@ def _check_sizes(files: Sequence[ImageFile], cameras: Sequence[ColmapCamera], fo
             )
 
 
+def scene_names(scene: str) -> list[str]:
+    """Of a scene, several as courtyard+electro, or all; each once."""
+    return list(SCENES) if scene == "all" else list(dict.fromkeys(scene.split("+")))
+
+
 def check_scene(scene: str) -> None:
     """Raises ConfigError unless scene is one of the 13 training scenes."""
     if scene not in SCENES:
         raise ConfigError(
-            f"ETH3D has no training scene {scene!r}{did_you_mean(scene, SCENES)}; valid: {', '.join(SCENES)}"
+            f"ETH3D has no training scene {scene!r}{did_you_mean(scene, SCENES)}; valid: {', '.join(SCENES)}; "
+            "several in one run: courtyard+electro or all"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vggtq.data.eth3d import ETH3D, SCENES
+from vggtq.data.eth3d import ETH3D, SCENES, scene_names
 from vggtq.data.images import ImageFolder
 from vggtq.data.preprocess import check_options, preprocess
 from vggtq.data.scene import Scene
@@ -88,6 +88,11 @@ class ETH3DSequences:
 
     def _folders(self) -> list[ETH3D]:
         """A selection of neighbouring images each."""
+        if not self._others():
+            raise ConfigError(
+                f"calibration=dataset: scene={self.evaluated} evaluates every scene, so that none is left to calibrate on; "
+                f"use calibration=rooms, or calibration=images calibration.dataset.path=DIR"
+            )
         found = [scene for scene in self._others() if (Path(self.root).expanduser() / scene).is_dir()]
         if not found:
             raise DataError(
@@ -108,7 +113,8 @@ class ETH3DSequences:
 
     def _others(self) -> list[str]:
         # relief and relief_2 are two visits to one place.
-        return [scene for scene in SCENES if scene.split("_")[0] != self.evaluated.split("_")[0]]
+        places = {name.split("_")[0] for name in scene_names(self.evaluated)}
+        return [scene for scene in SCENES if scene.split("_")[0] not in places]
 
 
 def _windows(paths: list[Path], frames: int, count: int, seed: int) -> Iterator[list[Path]]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from vggtq.errors import ConfigError, DataError, VggtqError, did_you_mean
 from vggtq.report.build import build_report, nothing_found
+from vggtq.report.collection import Collection
 from vggtq.report.i18n import translator
-from vggtq.report.records import Collection
 from vggtq.report.results import Report
-from vggtq.report.tables import summary_table
+from vggtq.report.shortlist import DRAWN_ROWS
+from vggtq.report.tables import groups_table
 from vggtq.report.wording import reason
 
 HELP = """\
@@ -18,9 +19,13 @@ Merge the result.json of many runs into tables, charts and a recommendation.
 
   python -m vggtq.report [folders…] [key=value…]
 
-folders      where to look, at any depth; without any: outputs
-report.lang  en (default) or zh
-report.out   folder for the report, default outputs/report
+folders          where to look, at any depth; without any: outputs
+report.lang      en (default) or zh
+report.out       folder for the report, default outputs/report
+report.template  standard (default); paper: also a report in prose (paper.md) and its table for LaTeX (results.tex);
+                 multi_scene: also each scene and the means over scenes (multi_scene.md, multi_scene.csv)
+
+The prefix report. may be left out.
 
 Writes index.html (one page that opens from disk: table, charts, geometry, a choice within limits), comparison.csv,
 comparison.md, comprehensive_results.json, comprehensive_report.txt and comprehensive_visualizations.png (one more
@@ -28,8 +33,9 @@ page, _2 and so on, for each group of comparable runs).
 
   python -m vggtq.report
   python -m vggtq.report outputs/runs report.lang=zh report.out=report_zh
+  python -m vggtq.report template=paper
 """
-OPTIONS = {"report.lang": "en", "report.out": "outputs/report"}
+OPTIONS = {"report.lang": "en", "report.out": "outputs/report", "report.template": "standard"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
         return _print(HELP)
     try:
         folders, options = parse(argv)
-        report = build_report(folders, Path(options["report.out"]), options["report.lang"])
+        report = build_report(
+            folders, Path(options["report.out"]), options["report.lang"], options["report.template"]
+        )
     except ConfigError as error:
         return _fail(error, 2)
     except (VggtqError, OSError) as error:
@@ -54,10 +62,10 @@ def _summary(report: Report, lang: str) -> str:
     # a file has no width of its own, and 80 columns would fold every number
     console = Console(width=None if sys.stdout.isatty() else 160)
     with console.capture() as table:
-        console.print(summary_table(report.frame, lang))
-    failed = [row for group in report.groups for row in group.failed]
+        console.print(groups_table(report.groups, lang))
+    failed = [row for group in report.groups for row in group.failed[:DRAWN_ROWS]]
     lines = [f"{t('failed')}{t('colon')}{row['title']}{t('colon')}{reason(row)}" for row in failed]
-    return table.get() + "\n".join([*lines, *map(str, report.files)]) + "\n"
+    return table.get() + "\n".join([*lines, *map(str, report.files), *report.hints]) + "\n"
 
 
 def _print(words: str) -> int:
@@ -74,6 +82,7 @@ def parse(argv: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     folders, options = [], dict(OPTIONS)
     for argument in argv:
         key, equals, value = argument.partition("=")
+        key = f"report.{key}" if f"report.{key}" in OPTIONS else key
         if argument.startswith("-") or (equals and not Path(argument).exists()):
             if key not in OPTIONS:
                 valid = ", ".join(OPTIONS)

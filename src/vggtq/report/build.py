@@ -1,50 +1,65 @@
 """Records in, files out: index.html, comparison.csv, comparison.md and the comprehensive json, txt and png."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggtq.atomic import replacing
 from vggtq.errors import ConfigError, DataError, did_you_mean
+from vggtq.report.collection import Collection, collect
 from vggtq.report.frame import frame_of, record_row
 from vggtq.report.groups import Group, group_rows
 from vggtq.report.i18n import LANGUAGES, Translate, translator
+from vggtq.report.index import INDEX_NAME, load_index, write_index
 from vggtq.report.page import page
-from vggtq.report.recommend import recommend
-from vggtq.report.records import Collection, collect, read_record
-from vggtq.report.results import Report, results
+from vggtq.report.paper import paper_files
+from vggtq.report.records import read_record
+from vggtq.report.results import Report, write_results
+from vggtq.report.scenes_markdown import multi_scene_files
 from vggtq.report.tables import group_markdown, summary_table, unreadable_markdown
 from vggtq.report.text import group_text, heading, unreadable_text, wrap
-from vggtq.report.titles import settings_of
+from vggtq.report.titles import flat
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+# What a template writes besides the standard files: their contents by name.
+TEMPLATES: dict[str, Callable[[Report, Translate], dict[str, str]]] = {
+    "standard": lambda report, t: {},
+    "paper": paper_files,
+    "multi_scene": multi_scene_files,
+}
 _CHARTS = "comprehensive_visualizations"
 _log = logging.getLogger("vggtq.report")
 
 
-def build_report(folders: Sequence[Path], out: Path, lang: str = "en") -> Report:
-    """Merge every record below `folders` and write the report into `out`.
+def build_report(folders: Sequence[Path], out: Path, lang: str = "en", template: str = "standard") -> Report:
+    """Merge every record below `folders` and write the report into `out`; `template` says what besides the standard files.
 
-    DataError if there is none; ConfigError for a folder that does not exist or an unknown language.
+    DataError if there is none; ConfigError for a folder that does not exist, an unknown language or template.
     """
     folders, out = [Path(folder) for folder in folders], Path(out)
-    _check(folders, lang)
+    _check(folders, lang, template)
     with _told_as_one_line(out):
         _check_out(out)
-    found = collect(folders, skip=out)
-    if not found.records:
+    index = load_index(out / INDEX_NAME)
+    found = collect(folders, skip=out, index=index)
+    if not found.sources:
         raise DataError(nothing_found(folders, found))
+    if index.changed:
+        with _told_as_one_line(out):
+            write_index(index.packed(), out / INDEX_NAME)
     report = make_report(found, folders)
     with _told_as_one_line(out):
         write_report(report, out, lang)
+        for name, content in TEMPLATES[template](report, translator(lang)).items():
+            _write_text(report, out / name, content)
     return report
 
 
@@ -65,7 +80,10 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"report.out={out} is a file; name a folder for the report")
 
 
-def _check(folders: Sequence[Path], lang: str) -> None:
+def _check(folders: Sequence[Path], lang: str, template: str) -> None:
+    if template not in TEMPLATES:
+        hint = did_you_mean(template, TEMPLATES)
+        raise ConfigError(f"report.template={template} is not one of {', '.join(TEMPLATES)}{hint}")
     if lang not in LANGUAGES:
         valid = " or ".join(LANGUAGES)
         raise ConfigError(
@@ -92,13 +110,14 @@ def nothing_found(folders: Sequence[Path], found: Collection) -> str:
 
 def make_report(found: Collection, folders: Sequence[Path] = ()) -> Report:
     """Rows, groups and recommendations of the records, nothing written."""
-    rows = [record_row(dict(record)) for _, record in found.records]
-    groups = group_rows(rows, [settings_of(dict(record)) for _, record in found.records])
+    rows = [source.row for source in found.sources]
+    groups = group_rows(rows, [source.settings for source in found.sources])
     frame = _frame(groups)
-    sources = [(path, record, row) for (path, record), row in zip(found.records, rows, strict=True)]
-    choices = {group.number: recommend(group.rows) for group in groups if group.number}
+    choices = {group.number: group.choices for group in groups if group.number}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Report(frame, groups, choices, found.unreadable, found.superseded, list(folders), now, sources)
+    return Report(
+        frame, groups, choices, found.unreadable, found.superseded, list(folders), now, found.sources
+    )
 
 
 def summary_of(records: Iterable[Path | Mapping[str, Any]], lang: str = "en") -> "Table":
@@ -108,7 +127,7 @@ def summary_of(records: Iterable[Path | Mapping[str, Any]], lang: str = "en") ->
 
 
 def _grouped(records: Sequence[Mapping[str, Any]]) -> list[Group]:
-    return group_rows([record_row(dict(r)) for r in records], [settings_of(dict(r)) for r in records])
+    return group_rows([record_row(dict(r)) for r in records], [flat(r.get("config")) for r in records])
 
 
 def _frame(groups: Sequence[Group]) -> "pd.DataFrame":
@@ -119,13 +138,22 @@ def write_report(report: Report, out: Path, lang: str = "en") -> None:
     """Write all files; each appears under its name only when it is complete."""
     t = translator(lang)
     out.mkdir(parents=True, exist_ok=True)
-    notes, charts = _write_charts(report, out, lang)
+    charts = _write_charts(report, out, lang)
     _write(report, out / "comparison.csv", lambda path: report.frame.to_csv(path, index=False))
+    _write_parquet(report, out / "comparison.parquet", t)
     _write_text(report, out / "comparison.md", _markdown(report, charts, t))
-    _write_text(report, out / "comprehensive_report.txt", _text(report, charts, notes, t))
+    _write_text(report, out / "comprehensive_report.txt", _text(report, charts, t))
     _write_text(report, out / "index.html", page(report, lang))
-    strict = json.dumps(results(report, t), indent=1, ensure_ascii=False, allow_nan=False)
-    _write_text(report, out / "comprehensive_results.json", strict)
+    _write(report, out / "comprehensive_results.json", partial(write_results, report, t))
+
+
+def _write_parquet(report: Report, path: Path, t: Translate) -> None:
+    """The table for whoever computes with it, types kept; where pyarrow is missing a line says how to have it."""
+    if find_spec("pyarrow") is None:
+        path.unlink(missing_ok=True)  # an older report's
+        report.hints.append(t("no_parquet"))
+        return
+    _write(report, path, lambda temporary: report.frame.to_parquet(temporary, index=False, engine="pyarrow"))
 
 
 def _write(report: Report, path: Path, write: Callable[[Path], Any]) -> None:
@@ -138,14 +166,13 @@ def _write_text(report: Report, path: Path, content: str) -> None:
     _write(report, path, lambda temporary: temporary.write_text(content + "\n", encoding="utf-8"))
 
 
-def _write_charts(report: Report, out: Path, lang: str) -> tuple[list[str], dict[int, str]]:
+def _write_charts(report: Report, out: Path, lang: str) -> dict[int, str]:
     """One page per group with something to draw (at least one page); pages of an older report are removed."""
     from vggtq.report.charts import save_charts
     from vggtq.report.fonts import find_cjk_font
 
-    notes = []
     if lang == "zh" and find_cjk_font() is None:
-        notes.append(translator(lang)("font_note"))
+        report.notes.append(translator(lang)("font_note"))
         _log.warning("no font with Chinese characters is installed: the charts are in English")
         lang = "en"
     drawn = [group for group in report.groups if group.ok] or report.groups[:1]
@@ -156,7 +183,7 @@ def _write_charts(report: Report, out: Path, lang: str) -> tuple[list[str], dict
     for old in out.glob(f"{_CHARTS}*.png"):
         if old.name not in charts.values():
             old.unlink()
-    return notes, charts
+    return charts
 
 
 def _markdown(report: Report, charts: Mapping[int, str], t: Translate) -> str:
@@ -175,13 +202,13 @@ def _head(report: Report, t: Translate) -> str:
     return "\n\n".join([*lines, *([t("groups_note", groups=comparable)] if comparable > 1 else [])])
 
 
-def _text(report: Report, charts: Mapping[int, str], notes: Sequence[str], t: Translate) -> str:
+def _text(report: Report, charts: Mapping[int, str], t: Translate) -> str:
     lines = [t("title"), t("generated", when=report.generated, folders=", ".join(map(str, report.folders)))]
     lines += heading(t("overview"))
     paragraphs = [
         *_head(report, t).split("\n\n"),
         *(t(f"{name}_note") for name in ("error", "speed", "truth")),
-        *notes,
+        *report.notes,
     ]
     for paragraph in paragraphs:
         lines += wrap(paragraph)

@@ -17,6 +17,7 @@ from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.pareto_chart import draw_pareto
 from vggtq.report.recommend import is_timed
+from vggtq.report.shortlist import DRAWN_ROWS
 from vggtq.report.style import (
     BLUE,
     GREEN,
@@ -78,7 +79,7 @@ def draw(group: Group, t: Translate) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    rows = group.ok
+    rows = group.shown(DRAWN_ROWS)
     height = max(4.2, 1.9 + 0.34 * len(rows))
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04)
     figure = Figure(figsize=(19, 2 * height + 0.6), layout=engine)
@@ -95,12 +96,14 @@ def draw(group: Group, t: Translate) -> Any:
     draw_errors(axes[1, 1], rows, t)
     for axis in axes.flat[:5]:
         _name_rows(axis, rows, named=axis in axes[:, 0])
-    draw_pareto(axes[1, 2], rows, t)
+    draw_pareto(axes[1, 2], group.ok, t)
     return figure
 
 
 def _headline(group: Group, t: Translate) -> str:
     lines = [literal(describe_group(group, t))] if group.number else []
+    if len(group.ok) > DRAWN_ROWS:
+        lines.append(t("cut", n=DRAWN_ROWS, all=len(group.ok)))
     if group.failed:
         names = [row["title"] for row in group.failed[:_FAILED_NAMED]]
         more = ["…"] if len(group.failed) > _FAILED_NAMED else []

@@ -174,10 +174,15 @@ def quartiles(samples: Any) -> tuple[float | None, float | None, float | None]:
     ]
     if not finite:
         return None, None, None
-    import numpy as np
-
-    q25, median, q75 = np.percentile(finite, [25, 50, 75]).tolist()
+    finite.sort()  # by hand: for ten samples, NumPy takes fifty times as long to start
+    q25, median, q75 = (_between(finite, share * (len(finite) - 1)) for share in (0.25, 0.5, 0.75))
     return q25, median, q75
+
+
+def _between(ordered: list[float], place: float) -> float:
+    """Linear interpolation between the two values around `place`."""
+    low = ordered[int(place)]
+    return low + (ordered[min(int(place) + 1, len(ordered) - 1)] - low) * (place % 1)
 
 
 def frame_of(rows: Iterable[Row]) -> "pd.DataFrame":

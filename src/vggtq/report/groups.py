@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from vggtq.report.frame import Row, number
+from vggtq.report.recommend import Choice, recommend
+from vggtq.report.shortlist import by_importance
 from vggtq.report.titles import Settings, unique_titles
 
 KEY = ("fingerprint", "scenes_hash", "device", "hardware")  # two CPUs are both called "cpu"
@@ -20,13 +23,30 @@ class Group:
     number: int
     rows: list[Row]
 
-    @property
+    @cached_property
     def ok(self) -> list[Row]:
         return [row for row in self.rows if row["status"] == "ok"]
 
-    @property
+    @cached_property
     def failed(self) -> list[Row]:
         return [row for row in self.rows if row["status"] != "ok"]
+
+    def shown(self, most: int) -> list[Row]:
+        """The successful rows, the `most` telling of them where there are more; in their order."""
+        return self.ok if len(self.ok) <= most else [self.ok[i] for i in sorted(self._by_importance[:most])]
+
+    def telling(self, most: int) -> list[Row]:
+        """Up to `most` successful rows, the most telling first."""
+        return [self.ok[i] for i in self._by_importance[:most]]
+
+    @cached_property
+    def _by_importance(self) -> list[int]:
+        return by_importance(self.ok, self.choices)
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """What is recommended for each need; nothing for runs that belong to no group."""
+        return recommend(self.rows) if self.number else []
 
     def first(self, column: str) -> str | None:
         """The first value known in the group."""
@@ -43,7 +63,8 @@ def group_rows(rows: Sequence[Row], settings: Sequence[Settings] = ()) -> list[G
     for row in rows:
         if row["status"] == "ok" or all(row[name] is not None for name in KEY):
             members.setdefault(tuple(row[name] for name in KEY), []).append(row)
-    strays = [row for row in rows if not any(row is other for group in members.values() for other in group)]
+    placed = {id(row) for group in members.values() for row in group}
+    strays = [row for row in rows if id(row) not in placed]
     homeless = [row for row in strays if not _adopt(row, list(members.values()))]
     ordered = sorted(members.values(), key=_importance, reverse=True)
     numbered = list(enumerate(ordered, start=1)) + ([(0, homeless)] if homeless else [])

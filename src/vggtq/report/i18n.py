@@ -4,6 +4,8 @@ from collections.abc import Callable
 from string import Formatter
 from typing import Any
 
+from vggtq.report.template_texts import TEMPLATE_TEXTS
+
 LANGUAGES = ("en", "zh")
 
 Translate = Callable[..., str]
@@ -57,6 +59,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "No Chinese font is installed: the charts are in English.",
         "未找到中文字体，图表改用英文。",
     ),
+    "no_parquet": (
+        "No comparison.parquet: pyarrow is not installed; pip install 'vggtq[parquet]'",
+        "未生成 comparison.parquet：没有安装 pyarrow，可运行 pip install 'vggtq[parquet]'",
+    ),
     # groups
     "group": ("Group {number}", "第 {number} 组"),
     "group_short": ("Group", "组"),
@@ -107,10 +113,28 @@ TEXTS: dict[str, tuple[str, str]] = {
     "not.text": ("not UTF-8 text", "不是 UTF-8 文本"),
     "not.record": ("not a vggtq record: it has no schema_version", "不是 vggtq 的记录：缺少 schema_version"),
     "not.version": (
-        "schema_version {found} is unknown; this report reads {known}",
-        "schema_version {found} 未知；本报告能读取的版本为 {known}",
+        "schema_version {found} is unknown; this report reads 1 to {known}",
+        "schema_version {found} 未知；本报告能读取的版本为 1 到 {known}",
+    ),
+    "not.newer": (
+        "schema_version {found} is newer than {known}, the newest that this report reads; update vggtq",
+        "schema_version {found} 比本报告能读取的最新版本 {known} 更新；请升级 vggtq",
     ),
     "not.status": ("status {status} is neither ok nor failed", "status {status} 既不是 ok 也不是 failed"),
+    "cut": (
+        "Shown are {n} of {all} runs: FP32, what is recommended, what is on the Pareto front, then the best of each scheme by "
+        "balanced score. All are in comparison.csv.",
+        "共 {all} 次运行，此处列出 {n} 次：FP32、推荐方案、帕累托前沿上的方案，其余按各方案的综合得分由高到低选取。"
+        "完整数据见 comparison.csv。",
+    ),
+    "cut.failed": (
+        "{n:more failed run|more failed runs} in comparison.csv.",
+        "另有 {n} 次失败的运行，见 comparison.csv。",
+    ),
+    "cut.files": (
+        "{n:more file|more files} in comprehensive_results.json.",
+        "另有 {n} 个文件，见 comprehensive_results.json。",
+    ),
     "details": ("Every metric", "全部指标"),
     "recommendations": ("Recommendations", "推荐"),
     # lines of the text report
@@ -251,6 +275,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "dominated": ("beaten on both", "被支配"),
     "no_data": ("not measured", "无数据"),
     "missing": ("n/a", "无"),
+    "others": ("{n:other run|other runs}, darker where more", "其余 {n} 次运行，颜色越深越密集"),
     "not_drawn": ("Failed, not drawn: {names}", "失败而未绘制：{names}"),
     "nothing": ("No successful run to draw", "没有可绘制的成功运行"),
 }
@@ -268,9 +293,9 @@ class _Counting(Formatter):
 
 def translator(lang: str) -> Translate:
     """`t(key, **values)` in `lang`; KeyError on a key that has no text."""
-    column = LANGUAGES.index(lang)
+    column, texts = LANGUAGES.index(lang), TEXTS | TEMPLATE_TEXTS
 
     def translate(key: str, /, **values: Any) -> str:
-        return _Counting().vformat(TEXTS[key][column], (), values)
+        return _Counting().vformat(texts[key][column], (), values)
 
     return translate

@@ -3,23 +3,21 @@
 Numbers are those of the rows, rounded to 7 digits. What is the same in many runs (environment, configuration) is kept once.
 """
 
-import json
 import shlex
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vggtq.report.columns import OUTPUTS, REFERENCES
-from vggtq.report.frame import Row, number
 from vggtq.report.groups import Group
 from vggtq.report.i18n import LANGUAGES, TEXTS, translator
 from vggtq.report.page_geometry import geometry_of
 from vggtq.report.page_sensitivity import sensitivities_of
 from vggtq.report.page_texts import PAGE_TEXTS
-from vggtq.report.recommend import NEEDS, is_reference, pareto_front, rankings, speed_verdict
-from vggtq.report.records import Record, dig
+from vggtq.report.recommend import NEEDS, is_reference, rankings, speed_verdict
+from vggtq.report.records import Record, read_record
 from vggtq.report.results import Report
-from vggtq.report.titles import settings_of
+from vggtq.report.shortlist import front
+from vggtq.report.sources import Source, commonest, layer_ratios
 from vggtq.report.wording import describe_group, group_notes
 
 HEAT_ROWS = 200  # runs whose layers are kept: with more no heat map can be read
@@ -65,9 +63,9 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
     """Rows are known by their index in `rows.values`, groups by their number."""
     rows = [row for group in report.groups for row in group.rows]
     index = {id(row): i for i, row in enumerate(rows)}
-    by_row = {id(row): (path, record) for path, record, row in report.sources}
+    by_row = {id(source.row): source for source in report.sources}
     sources = [by_row[id(row)] for row in rows]
-    records = [record for _, record in sources]
+    telling = [index[id(row)] for group in report.groups for row in group.telling(HEAT_ROWS)][:HEAT_ROWS]
     columns = [*_COLUMNS, "scenes", "verdict"]
     data: dict[str, Any] = {
         "lang": lang,
@@ -79,10 +77,10 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
         },
         "outputs": OUTPUTS,
         "needs": NEEDS,
-        "rows": {"columns": columns, "values": [_values(*pair) for pair in zip(rows, records, strict=True)]},
+        "rows": {"columns": columns, "values": list(map(_values, sources))},
         "groups": [_group(group, index) for group in report.groups],
-        "layers": _layers(records),
-        "sensitivities": sensitivities_of(records),
+        "layers": _layers(sources, telling),
+        "sensitivities": sensitivities_of(_records(sources, telling)),
         "unreadable": [
             {"path": str(item.path), "reason": {name: item.told(translator(name)) for name in LANGUAGES}}
             for item in report.unreadable
@@ -97,10 +95,9 @@ def _texts(language: int) -> dict[str, str]:
     return {key: words[language] for key, words in (TEXTS | PAGE_TEXTS).items()}
 
 
-def _values(row: Row, record: Record) -> list[Any]:
-    scenes = dig(record, "dataset", "scenes")
-    names = [str(dig(scene, "name")) for scene in scenes] if isinstance(scenes, list) else []
-    return [*(_short(row.get(name)) for name in _COLUMNS), names, speed_verdict(row)]
+def _values(source: Source) -> list[Any]:
+    row = source.row
+    return [*(_short(row.get(name)) for name in _COLUMNS), source.scenes, speed_verdict(row)]
 
 
 def _short(value: Any) -> Any:
@@ -115,12 +112,11 @@ def _group(group: Group, index: dict[int, int]) -> dict[str, Any]:
         name = t("group", number=group.number) if group.number else t("homeless")
         line = describe_group(group, t) if group.number else ""
         described[lang] = {"name": name, "line": line, "notes": group_notes(group, t)}
-    sound = [row for row in group.ok if row["compression_vs_fp32"] and row["mean_relative_error"] is not None]
-    front = pareto_front([(row["compression_vs_fp32"], row["mean_relative_error"]) for row in sound])
     return {
         "number": group.number,
         "text": described,
-        "front": [index[id(sound[i])] for i in front],
+        "front": [index[id(row)] for row in front(group.ok)],
+        "telling": [index[id(row)] for row in group.telling(HEAT_ROWS)],
         "reference": [index[id(row)] for row in group.rows if is_reference(row)],
         "rankings": {
             need: {
@@ -132,62 +128,49 @@ def _group(group: Group, index: dict[int, int]) -> dict[str, Any]:
     }
 
 
-def _layers(records: Sequence[Record]) -> dict[str, Any]:
-    """Signal to quantization noise of every layer's weights in dB; "exact" where nothing was lost, null where it was kept."""
-    found: dict[int, dict[str, Any]] = {}
-    for i, record in enumerate(records):
-        layers = dig(record, "layers")
-        if not isinstance(layers, list) or not layers or len(found) == HEAT_ROWS:
-            continue
-        found[i] = {}
-        for layer in layers:
-            if (name := dig(layer, "name")) is not None:
-                ratio = number(dig(layer, "weight_sqnr_db"))
-                exact = "exact" if dig(layer, "exact") else None
-                found[i][str(name)] = exact if ratio is None else round(ratio, 2)
+def _records(sources: Sequence[Source], telling: Sequence[int]) -> Iterator[tuple[int, Record]]:
+    """The records of those runs whose layers the page shows, read again: only these few are needed whole."""
+    for i in sorted(telling):
+        if sources[i].has_layers:
+            try:
+                yield i, read_record(sources[i].path)
+            except (OSError, ValueError):  # gone since it was read: the rest of its numbers still stand
+                continue
+
+
+def _layers(sources: Sequence[Source], telling: Sequence[int]) -> dict[str, Any]:
+    """The noise of every layer of the telling runs; null where a layer was kept."""
+    found = {i: layer_ratios(record) for i, record in _records(sources, telling)}
     # Records list layers in the network's order; who quantized most knows it best.
     most_first = sorted(found.values(), key=len, reverse=True)
     names = list(dict.fromkeys(name for own in most_first for name in own))
     return {"names": names, "rows": {i: [own.get(name) for name in names] for i, own in found.items()}}
 
 
-def _provenance(sources: Sequence[tuple[Path, Record]]) -> dict[str, Any]:
-    """Per run its command, file, configuration and environment; both as the differences from the first run's."""
-    configs = [settings_of(record) for _, record in sources]
-    known: dict[str, dict[str, str]] = {}  # the runs of a sweep share one environment
-    environments = []
-    for _, record in sources:
-        environment = record.get("environment")
-        key = json.dumps(environment)
-        if key not in known:
-            known[key] = settings_of({"config": environment})
-        environments.append(known[key])
+def _provenance(sources: Sequence[Source]) -> dict[str, Any]:
+    """Per run its command, file, configuration and environment; both as the differences from what is common."""
+    first = {
+        kind: commonest([getattr(source, kind) for source in sources]) for kind in ("settings", "environment")
+    }
     runs = []
-    for (path, record), config, environment in zip(sources, configs, environments, strict=True):
-        command = str(record.get("command") or "")
+    for source in sources:
+        row, command = source.row, source.row["command"] or ""
         runs.append(
             {
-                "path": str(path),
+                "path": str(source.path),
                 "command": command,
-                "export": export_command(command, dig(record, "scheme", "format")),
-                "started": record.get("started"),
-                "hash": record.get("config_hash"),
-                "seconds": number(dig(record, "seconds", "total")),
-                "weights": [
-                    str(dig(record, "model", key) or "") for key in ("source", "fingerprint", "licence")
-                ],
-                "config": _differences(configs[0], config),
-                "environment": _differences(environments[0], environment),
-                "notes": [str(note) for note in record.get("notes") or []],
-                "traceback": str(dig(record, "error", "traceback") or ""),
+                "export": export_command(command, row["format"]),
+                "started": row["started"],
+                "hash": row["config_hash"],
+                "seconds": row["total_s"],
+                "weights": source.weights,
+                "config": _differences(first["settings"], source.settings),
+                "environment": _differences(first["environment"], source.environment),
+                "notes": source.notes,
+                "traceback": source.traceback,
             }
         )
-    first = (
-        {"config": configs[0], "environment": environments[0]}
-        if sources
-        else {"config": {}, "environment": {}}
-    )
-    return {"runs": runs, "first": first}
+    return {"runs": runs, "first": {"config": first["settings"], "environment": first["environment"]}}
 
 
 def _differences(first: dict[str, str], own: dict[str, str]) -> dict[str, str | None]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vggtq.report.records import Record
+from vggtq.report.sources import Source
 
 PAGE_BYTES = 25_000_000  # of the whole page
 _KINDS = {
@@ -38,19 +38,18 @@ class _Blobs:
         return self.known[digest]
 
 
-def geometry_of(sources: Sequence[tuple[Path, Record]], groups: Sequence[int], used: int) -> dict[str, Any]:
+def geometry_of(sources: Sequence[Source], groups: Sequence[int], used: int) -> dict[str, Any]:
     """Scenes with the runs that saw them, until the page, `used` bytes without them, is as large as it may be."""
     blobs, scenes = _Blobs(), dict[tuple[Any, ...], dict[str, Any]]()
     problems, left_out = [], 0
-    for row, ((path, record), group) in enumerate(zip(sources, groups, strict=True)):
-        name = record.get("preview")
-        if not name or record.get("status") != "ok":
+    for row, (source, group) in enumerate(zip(sources, groups, strict=True)):
+        if not source.preview:
             continue
         if used + blobs.size > PAGE_BYTES - 2_000_000:
             left_out += 1
             continue
         try:
-            for seen, tensors in _read(path.parent / Path(str(name)).name):
+            for seen, tensors in _read(source.path.parent / Path(source.preview).name):
                 _enter(scenes, blobs, row, group, seen, tensors)
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append({"row": row, "reason": " ".join(str(error).split()) or type(error).__name__})

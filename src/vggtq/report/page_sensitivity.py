@@ -1,18 +1,18 @@
 """Sensitivities that records carry: one map for all runs that measured the same, and of each run the bits that it chose."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from vggtq.report.frame import number
 from vggtq.report.records import Record, dig
 
 
-def sensitivities_of(records: Sequence[Record]) -> dict[str, Any]:
+def sensitivities_of(records: Iterable[tuple[int, Record]]) -> dict[str, Any]:
     """maps: {bits, layers, errors (layer, width)}; rows: index of a record to its map and the width of each layer."""
     maps: dict[str, dict[str, Any]] = {}
     rows: dict[int, dict[str, Any]] = {}
-    for i, record in enumerate(records):
+    for i, record in records:
         if (found := _map(dig(record, "allocation", "sensitivity"))) is None:
             continue
         key = json.dumps(found)

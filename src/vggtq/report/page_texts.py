@@ -51,7 +51,10 @@ PAGE_TEXTS: dict[str, tuple[str, str]] = {
         "values; click it or press Enter for its origin.",
         "图表显示表格中筛选出的、同一组的运行。指向标记或用方向键移动可读数；点击或按回车查看来源。",
     ),
-    "p.cut": ("The first {n} of {all} runs", "仅显示前 {n} 次，共 {all} 次"),
+    "p.cut": (
+        "{n} of {all} runs: what is recommended, the Pareto front, and the best of each scheme.",
+        "共 {all} 次运行，显示其中 {n} 次：推荐方案、帕累托前沿以及各方案中得分最高者。",
+    ),
     "p.model_only": ("Model", "模型"),
     "p.chart_pareto": ("Error against bytes", "误差与字节数"),
     "p.axis_bytes": ("stored size, MiB (log scale)", "存储大小，MiB（对数坐标）"),
@@ -68,6 +71,10 @@ PAGE_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "p.heat_exact": ("exact", "无损"),
     "p.heat_kept": ("not quantized", "未量化"),
+    "p.medians": (
+        "Of each group size the run of median error.",
+        "每种组大小取误差居中的一次运行。",
+    ),
     "p.chart_sensitivity": (
         "Relative error of the outputs when one layer is rounded",
         "仅量化一层时输出的相对误差",

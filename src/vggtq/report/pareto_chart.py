@@ -11,10 +11,12 @@ from vggtq.report.i18n import Translate
 from vggtq.report.recommend import pareto_front
 from vggtq.report.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, finish, log_axis, short_name
 
-_ALL_NAMED = 10  # with more rows only those on the front are named
+_ALL_NAMED = 10  # with more rows only those on the front are named, and of these no more
+_SINGLE = 400  # with more beaten points their density is drawn
 _ANGLES = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0))
 _DISTANCES = (10, 18, 28, 44, 62, 84)  # points
 _CURVES = ((ORANGE, "-"), (GREEN, "-"), (PINK, "--"), (RED, "--"))
+Point = tuple[float, float]
 _CURVE_RUNS = 3  # two points would join whatever happens to be measured twice
 
 
@@ -35,24 +37,41 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
     zero = log_axis(axis, [error for _, error, _ in points], "y")
     shown = [(compression, error or zero) for compression, error, _ in points]
     front = pareto_front([(compression, error) for compression, error, _ in points])
-    others = [i for i in range(len(points)) if i not in front]
+    on_front = set(front)
+    others = [i for i in range(len(points)) if i not in on_front]
     for (name, curve), (colour, style) in zip(curves, _CURVES, strict=False):
         xs, ys = zip(*((x, error or zero) for x, error in curve), strict=True)
         axis.plot(xs, ys, style, color=colour, linewidth=1.6, label=short_name(name, 48), zorder=2.5)
     if others:
         xs, ys = zip(*(shown[i] for i in others), strict=True)
-        axis.scatter(xs, ys, s=36, facecolor="white", edgecolor=GREY, label=t("dominated"), zorder=3)
+        if len(others) > _SINGLE:
+            _density(axis, xs, ys, t("others", n=len(others)))
+            log_axis(axis, [error for _, error, _ in points], "y")  # the density has put back plain ticks
+        else:
+            axis.scatter(xs, ys, s=36, facecolor="white", edgecolor=GREY, label=t("dominated"), zorder=3)
     xs, ys = zip(*(shown[i] for i in front), strict=True)
     # whoever needs a compression between two points has to take the next one and its error: steps, not slopes
     axis.step(xs, ys, where="pre", color=BLUE, linewidth=1.2, zorder=2)
     axis.scatter(xs, ys, s=48, color=BLUE, label=t("front"), zorder=4)
     axis.set_xlim(left=0, right=max(compression for compression, _ in shown) * 1.2)
     finish(axis, t("chart.pareto"), t("axis.compression"), columns=2)
-    named = front + (others if len(points) <= _ALL_NAMED else [])
-    _name_points(axis, shown, [(i, short_name(points[i][2], 18)) for i in named])
+    if len(points) > _ALL_NAMED:
+        step = -(-len(front) // _ALL_NAMED)
+        named = front[::step]
+    else:
+        named = front + others
+    marks = [shown[i] for i in (front if len(others) > _SINGLE else range(len(shown)))]
+    _name_points(axis, marks, [(shown[i], short_name(points[i][2], 18)) for i in named])
 
 
-def families(rows: Sequence[Row]) -> list[tuple[str, list[tuple[float, float]]]]:
+def _density(axis: Any, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
+    """How many points there are in each part of the plane: single ones would cover each other."""
+    bins: dict[str, Any] = {"gridsize": (50, 32), "yscale": "log", "bins": "log", "mincnt": 1}
+    axis.hexbin(xs, ys, **bins, cmap="Greys", vmin=0.3, linewidths=0.1, zorder=1)
+    axis.scatter([], [], marker="h", s=60, color="#A0A0A0", label=label)
+
+
+def families(rows: Sequence[Row]) -> list[tuple[str, list[Point]]]:
     """Name and (compression, error) by rising compression of every family that is a curve, the longest first."""
     found: dict[str, dict[float, float]] = {}
     for row in rows:
@@ -64,18 +83,18 @@ def families(rows: Sequence[Row]) -> list[tuple[str, list[tuple[float, float]]]]
     return sorted(curves, key=lambda curve: (-len(curve[1]), curve[0]))[: len(_CURVES)]
 
 
-def _name_points(axis: Any, shown: Sequence[tuple[float, float]], names: Sequence[tuple[int, str]]) -> None:
-    """Put each name at the nearest place around its point that is free; a name without one is left out."""
+def _name_points(axis: Any, marks: Sequence[Point], names: Sequence[tuple[Point, str]]) -> None:
+    """Put each name at the nearest place around its point that is free of marks; a name without one is left out."""
     figure = axis.figure
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # names are placed in pixels: what is laid out now has to stay
-    taken = [_around(axis.transData.transform(point)) for point in shown]
+    taken = [_around(axis.transData.transform(point)) for point in marks]
     places = [(dx * d, dy * d) for d in _DISTANCES for dx, dy in _ANGLES]
-    for i, name in names:
+    for point, name in names:
         # a line through a neighbour's point would seem to name that one, yet is better than no name
-        clear = [place for place in places if not _crosses(axis, shown[i], place, taken)]
+        clear = [place for place in places if not _crosses(axis, point, place, taken)]
         for place in (*clear, *(place for place in places if place not in clear)):
-            if box := _write(axis, shown[i], place, name, taken):
+            if box := _write(axis, point, place, name, taken):
                 taken.append(box)
                 break
 

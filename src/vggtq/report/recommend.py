@@ -169,9 +169,13 @@ def _apply(rules: Sequence[Rule], rows: Sequence[Row]) -> tuple[list[Row], dict[
     """The rows that pass, and per rule the titles of the rows that it was the first to leave out."""
     left, excluded = list(rows), {}
     for name, rule in rules:
-        if out := [row["title"] for row in left if not rule(row)]:
-            excluded[name] = out
-        left = [row for row in left if rule(row)]
+        kept: list[Row] = []
+        out: list[Row] = []
+        for row in left:
+            (kept if rule(row) else out).append(row)
+        if out:
+            excluded[name] = [row["title"] for row in out]
+        left = kept
     return left, excluded
 
 

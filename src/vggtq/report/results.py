@@ -1,15 +1,17 @@
 """What a report consists of, and the same as strict JSON."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggtq.report.columns import COLUMNS
-from vggtq.report.frame import Row, rows_of
+from vggtq.report.frame import Row
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import Choice
-from vggtq.report.records import Record, Unreadable
+from vggtq.report.records import Unreadable
+from vggtq.report.sources import Source
 from vggtq.report.wording import describe_group, explain
 
 if TYPE_CHECKING:
@@ -27,8 +29,12 @@ class Report:
     superseded: int
     folders: list[Path]
     generated: str
-    sources: list[tuple[Path, Record, Row]]  # of every row the record and where it lies
+    sources: list[Source]  # one for each row
     files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(
+        default_factory=list
+    )  # what readers of the report have to know of how it was made
+    hints: list[str] = field(default_factory=list)  # what whoever made it could do better
 
     def counts(self) -> dict[str, int]:
         failed = sum(len(group.failed) for group in self.groups)
@@ -37,8 +43,22 @@ class Report:
         return {"runs": runs, "ok": runs - failed, "failed": failed, **left_out}
 
 
-def results(report: Report, t: Translate) -> dict[str, Any]:
-    """The report as strict JSON: overview, columns, rows, recommendations, unreadable."""
+def write_results(report: Report, t: Translate, path: Path) -> None:
+    """The report as strict JSON, each row on a line of its own."""
+    names = list(map(str, report.frame.columns))
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    rows = (row for group in report.groups for row in group.rows)
+    with path.open("w", encoding="utf-8") as file:
+        file.write("{\n")
+        for name, value in _parts(report, t).items():
+            file.write(f' "{name}": {json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)},\n')
+        for i, row in enumerate(rows):
+            file.write((",\n  " if i else ' "rows": [\n  ') + encode({name: row.get(name) for name in names}))
+        file.write("\n ]\n}\n")
+
+
+def _parts(report: Report, t: Translate) -> dict[str, Any]:
+    """Everything but the rows: overview, columns, recommendations, unreadable."""
     groups = [_group_json(group, t) for group in report.groups]
     return {
         "overview": {
@@ -48,7 +68,6 @@ def results(report: Report, t: Translate) -> dict[str, Any]:
         }
         | {"groups": groups},
         "columns": COLUMNS,
-        "rows": rows_of(report.frame),
         "recommendations": [
             _choice_json(number, choice, t)
             for number, choices in report.choices.items()

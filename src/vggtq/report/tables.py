@@ -9,6 +9,7 @@ from vggtq.report.groups import Group, group_rows
 from vggtq.report.i18n import Translate, translator
 from vggtq.report.recommend import Choice
 from vggtq.report.records import Unreadable
+from vggtq.report.shortlist import DRAWN_ROWS, READ_ROWS
 from vggtq.report.wording import (
     DASH,
     beside,
@@ -58,9 +59,9 @@ def cells(t: Translate) -> list[Cell]:
     return [
         *columns,
         (t("rotation"), lambda row: short(row["pose.rotation_deg_mean"])),
-        (t("auc"), lambda row: _truth(row, "pose.auc_30")),
-        (t("abs_rel"), lambda row: _truth(row, "depth.abs_rel")),
-        (t("point_error"), lambda row: _truth(row, "points.relative_error_median")),
+        (t("auc"), lambda row: truth_cell(row, "pose.auc_30")),
+        (t("abs_rel"), lambda row: truth_cell(row, "depth.abs_rel")),
+        (t("point_error"), lambda row: truth_cell(row, "points.relative_error_median")),
         (t("grade"), lambda row: grade(row, t)),
     ]
 
@@ -73,7 +74,7 @@ def _output_cells(output: str, t: Translate) -> list[Cell]:
     ]
 
 
-def _truth(row: Row, column: str) -> str:
+def truth_cell(row: Row, column: str) -> str:
     values = (row[f"geometry.{name}"] for name in (f"quantized.{column}", f"reference.{column}"))
     interval = (row[f"geometry.change.{column}.{name}"] for name in ("mean", "low", "high"))
     return beside(*values, *interval)
@@ -92,11 +93,16 @@ def group_markdown(group: Group, choices: Sequence[Choice], chart: str | None, t
     parts += [f"> {note}" for note in group_notes(group, t)]
     if group.ok:
         columns = cells(t)
-        lines = [[escape(cell(row)) for _, cell in columns] for row in group.ok]
+        shown = group.shown(READ_ROWS)
+        lines = [[escape(cell(row)) for _, cell in columns] for row in shown]
+        parts += [t("cut", n=len(shown), all=len(group.ok))] if len(shown) < len(group.ok) else []
         parts.append(markdown_table([escape(heading) for heading, _ in columns], lines, left=2))
     if group.failed:
-        lines = [[escape(row["title"]), t("failed"), escape(reason(row))] for row in group.failed]
+        failures = group.failed[:READ_ROWS]
+        lines = [[escape(row["title"]), t("failed"), escape(reason(row))] for row in failures]
         parts.append(markdown_table([t("label"), t("status"), t("reason")], lines, left=3))
+        rest = len(group.failed) - len(failures)
+        parts += [t("cut.failed", n=rest)] if rest else []
     if choices:
         lines = [
             [t(f"need.{choice.need}"), escape(choice_name(choice, t)), escape(explain(choice, t))]
@@ -110,12 +116,19 @@ def group_markdown(group: Group, choices: Sequence[Choice], chart: str | None, t
 
 
 def unreadable_markdown(unreadable: Sequence[Unreadable], t: Translate) -> str:
-    lines = [[escape(str(item.path)), escape(item.told(t))] for item in unreadable]
-    return f"## {t('unreadable')}\n\n" + markdown_table([t("file"), t("reason")], lines, left=2)
+    lines = [[escape(str(item.path)), escape(item.told(t))] for item in unreadable[:READ_ROWS]]
+    table = f"## {t('unreadable')}\n\n" + markdown_table([t("file"), t("reason")], lines, left=2)
+    rest = len(unreadable) - len(lines)
+    return f"{table}\n\n{t('cut.files', n=rest)}" if rest else table
 
 
 def summary_table(frame: "pd.DataFrame", lang: str = "en") -> "Table":
     """The short comparison for the terminal, as printed after a run or a sweep; one section per group."""
+    return groups_table(group_rows(rows_of(frame)), lang)
+
+
+def groups_table(groups: Sequence[Group], lang: str = "en") -> "Table":
+    """The same of rows that are grouped already; of a large group what a screen can show."""
     from rich.table import Table
     from rich.text import Text
 
@@ -127,10 +140,9 @@ def summary_table(frame: "pd.DataFrame", lang: str = "en") -> "Table":
         (t("speedup"), speedup),
         (t("mean_error"), lambda row: short(row["mean_relative_error"])),
         (t("rotation_short"), lambda row: short(row["pose.rotation_deg_mean"])),
-        (t("auc"), lambda row: _truth(row, "pose.auc_30")),
+        (t("auc"), lambda row: truth_cell(row, "pose.auc_30")),
         (t("grade"), lambda row: grade(row, t) if row["status"] == "ok" else t("failed")),
     ]
-    groups = group_rows(rows_of(frame))
     if len(groups) > 1:
         columns.insert(0, (t("group_short"), lambda row: str(row["group"] or DASH)))
     table = Table(caption=_caption(groups, t), caption_justify="left")
@@ -141,7 +153,7 @@ def summary_table(frame: "pd.DataFrame", lang: str = "en") -> "Table":
         table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not names)
     for group in groups:
         table.add_section()
-        for row in group.rows:
+        for row in [*group.shown(DRAWN_ROWS), *group.failed[:DRAWN_ROWS]]:
             table.add_row(
                 *(Text(cell(row)) for _, cell in columns), style="" if row["status"] == "ok" else "red"
             )
@@ -154,6 +166,9 @@ def _caption(groups: Sequence[Group], t: Translate) -> "Text | None":
 
     lines = [f"{group.number}{t('colon')}{describe_group(group, t)}" for group in groups if group.number]
     lines = lines if len(groups) > 1 else []
+    sizes = [len(rows) for group in groups for rows in (group.ok, group.failed)]
+    if max(sizes, default=0) > DRAWN_ROWS:
+        lines.append(t("cut", n=sum(min(size, DRAWN_ROWS) for size in sizes), all=sum(sizes)))
     if any(row["simulated"] is not False and row["fp32.speedup"] is not None for g in groups for row in g.ok):
         lines.append(t("simulated_caption"))
     return Text("\n".join(lines)) if lines else None

@@ -8,6 +8,7 @@ from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import Choice
 from vggtq.report.records import Unreadable
+from vggtq.report.shortlist import READ_ROWS
 from vggtq.report.wording import (
     DASH,
     choice_name,
@@ -46,12 +47,17 @@ def group_text(group: Group, choices: Sequence[Choice], chart: str | None, t: Tr
             lines += wrap(explain(choice, t), "    ")
     if group.ok:
         lines += heading(t("details"), "-")
-        for row in group.ok:
+        shown = group.shown(READ_ROWS)
+        if len(shown) < len(group.ok):
+            lines += wrap(t("cut", n=len(shown), all=len(group.ok)))
+        for row in shown:
             lines += ["", *row_text(row, t)]
     if group.failed:
         lines += heading(t("failures"), "-")
-        for row in group.failed:
+        for row in group.failed[:READ_ROWS]:
             lines += wrap(f"{row['title']}{t('colon')}{row['error'] or '?'}", "    ", first="")
+        if len(group.failed) > READ_ROWS:
+            lines.append(t("cut.failed", n=len(group.failed) - READ_ROWS))
     return lines
 
 
@@ -114,7 +120,9 @@ def _geometry_names(row: Row) -> list[str]:
 
 
 def unreadable_text(unreadable: Sequence[Unreadable], t: Translate) -> list[str]:
-    return [*heading(t("unreadable")), *(f"{item.path}{t('colon')}{item.told(t)}" for item in unreadable)]
+    lines = [f"{item.path}{t('colon')}{item.told(t)}" for item in unreadable[:READ_ROWS]]
+    rest = len(unreadable) - READ_ROWS
+    return [*heading(t("unreadable")), *lines, *([t("cut.files", n=rest)] if rest > 0 else [])]
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

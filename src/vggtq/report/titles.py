@@ -1,12 +1,10 @@
 """What a row is called: its label and, where others share it, the few settings that tell them apart."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vggtq.report.frame import Row
-from vggtq.report.records import Record, dig
 
 Settings = Mapping[str, str]  # dotted key of the configuration -> its value as one would type it
 
@@ -15,19 +13,16 @@ _CHARACTERS = 40
 _spelled = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each value
 
 
-def settings_of(record: Record) -> dict[str, str]:
-    """The configuration of a run, flat."""
-    return _flat(dig(record, "config"))
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(node: Any, prefix: str = "") -> dict[str, str]:
+    """A nested mapping, such as the configuration of a run, as dotted keys and values as one would type them."""
+    found: dict[str, str] = {}
     for name, value in node.items() if isinstance(node, Mapping) else ():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, str) else _spelled(value)
-    return flat
+            plain = value if isinstance(value, str) else str(value) if type(value) is int else None
+            found[f"{prefix}{name}"] = _spelled(value) if plain is None else plain
+    return found
 
 
 def unique_titles(rows: Sequence[Row], settings: Sequence[Settings]) -> list[str]:
@@ -53,10 +48,14 @@ def _differences(titles: Sequence[str], settings: Sequence[Settings]) -> list[st
     for members in _sharing(titles):
         own = [settings[i] for i in members]
         keys = [
-            key for key in own[0] if all(key in one for one in own) and len({one[key] for one in own}) > 1
+            key
+            for key in own[0]
+            if any(one.get(key) != own[0][key] for one in own) and all(key in one for one in own)
         ]
+        if len(keys) > _KEYS:
+            continue
         words = [", ".join(f"{_last(key, own[0])}={one[key]}" for key in keys) for one in own]
-        if len(keys) <= _KEYS and max(map(len, words)) <= _CHARACTERS:
+        if max(map(len, words)) <= _CHARACTERS:
             for i, text in zip(members, words, strict=True):
                 found[i] = text
     return found
@@ -81,9 +80,7 @@ def _extended(titles: Sequence[str], extras: Sequence[str]) -> list[str]:
 
 def _sharing(titles: Sequence[str]) -> list[list[int]]:
     """The indices of each title that several rows have."""
-    counts = Counter(titles)
-    return [
-        [i for i, other in enumerate(titles) if other == title]
-        for title, count in counts.items()
-        if count > 1
-    ]
+    members: dict[str, list[int]] = {}
+    for i, title in enumerate(titles):
+        members.setdefault(title, []).append(i)
+    return [own for own in members.values() if len(own) > 1]

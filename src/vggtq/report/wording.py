@@ -62,6 +62,14 @@ def grade(row: Row, t: Translate) -> str:
     return t(row["grade"]) if row["grade"] else DASH
 
 
+def describe_model(row: Row, t: Translate) -> str:
+    """One line: weights, data set and device, whatever the scenes."""
+    kind = "weights.random" if row["weights"] == "random" else "weights.named"
+    device = f"{row['device'] or '?'} ({row['hardware'] or '?'})"
+    names = {name: row[name] or "?" for name in ("model", "dataset")}
+    return t("model_line", weights=t(kind, weights=row["weights"] or "?"), device=device, **names)
+
+
 def describe_group(group: Group, t: Translate) -> str:
     """One line: which weights, images and device the rows of the group share."""
     names = ("model", "weights", "fingerprint", "dataset", "scenes", "frames", "scenes_hash")

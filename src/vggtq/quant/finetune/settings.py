@@ -15,9 +15,9 @@ class Finetune:
 
     steps: int = 0
     batch: int = 4  # scenes per step
-    learning_rate: float = 3e-4
-    step_learning_rate: float = 2e-4
-    rest_learning_rate: float = 2e-4
+    learning_rate: float = 2e-3
+    step_learning_rate: float = 3e-5
+    rest_learning_rate: float = 3e-5
     warmup: int = 20  # steps in which the rates rise; then they fall by half a cosine
     clip_norm: float = 1.0
     ema_decay: float = 0.98  # of the average of the weights, which is what is kept

@@ -2,6 +2,21 @@
 function drawable() {
   return rows.filter((row) => row.group === state.group && row.status === "ok" && matches(row));
 }
+const SINGLE = 400; // with more runs their density is drawn, and marks for the front alone: thousands would cover each other
+const CELL = 8;
+function density(places) {
+  const counts = new Map();
+  for (const [px, py] of places) {
+    const key = `${Math.floor(px / CELL)},${Math.floor(py / CELL)}`;
+    counts.set(key, (counts.get(key) || 0) + 1);
+  }
+  const most = Math.log1p(Math.max(...counts.values()));
+  return [...counts].map(([key, count]) => {
+    const [column, line] = key.split(",").map(Number);
+    return svg("rect", { class: "density", x: column * CELL, y: line * CELL, width: CELL, height: CELL,
+      "fill-opacity": (0.15 + 0.75 * Math.log1p(count) / most).toFixed(2) });
+  });
+}
 const gradeColour = (row) => (row.non_finite ? "c-poor" : row.grade ? `c-${row.grade}` : "c-quiet");
 
 function drawPareto(shown) {
@@ -12,12 +27,14 @@ function drawPareto(shown) {
   const x = logScale(points.map((row) => row.stored_bytes / 2 ** 20), left, right);
   const y = logScale(points.map((row) => row.mean_relative_error), bottom, top, { zero: true });
   const at = (row) => [x(row.stored_bytes / 2 ** 20), y(row.mean_relative_error)];
-  const front = groupOf(state.group).front.map((id) => rows[id]).filter((row) => points.includes(row))
+  const known = new Set(points);
+  const front = groupOf(state.group).front.map((id) => rows[id]).filter((row) => known.has(row))
     .sort((a, b) => a.stored_bytes - b.stored_bytes);
   // whoever needs a size between two points has to take the smaller one and its error: steps, not slopes
   const path = front.map(at).map(([px, py], i) => (i ? `H${px}V${py}` : `M${px} ${py}`)).join("");
-  const marks = points.map((row) => {
-    const [px, py] = at(row), on = front.includes(row);
+  const onFront = new Set(front), many = points.length > SINGLE;
+  const marks = points.filter((row) => !many || onFront.has(row)).map((row) => {
+    const [px, py] = at(row), on = onFront.has(row);
     return mark(row, summary(row), `${gradeColour(row)}${on ? "" : " open"}`, SHAPES[on ? 0 : 3](px, py));
   });
   const used = GRADES.filter((grade) => points.some((row) => row.grade === grade)).reverse();
@@ -25,10 +42,13 @@ function drawPareto(shown) {
   const lines = curves.map(({ cls, curve }) =>
     svg("path", { class: cls, d: curve.map(at).map(([px, py], k) => `${k ? "L" : "M"}${px} ${py}`).join("") }));
   show("chart-pareto", title, [
-    legend([...curves.map(({ name, cls }) => [cls, (cx) => svg("path", { d: `M0 7H${2 * cx}`, "stroke-width": 2 }), name]), ["s0 line", (cx) => svg("path", { d: `M0 9H${cx}V3H14`, "stroke-width": 2 }), t("front")],
-      ["c-quiet", SHAPES[3], t("dominated")], ...used.map((grade) => [`c-${grade}`, SHAPES[0], t(grade)])]),
+    legend([...curves.map(({ name, cls }) => [cls, (cx) => svg("path", { d: `M0 7H${2 * cx}`, "stroke-width": 2 }), name]),
+      ["s0 line", (cx) => svg("path", { d: `M0 9H${cx}V3H14`, "stroke-width": 2 }), t("front")],
+      ["c-quiet", SHAPES[many ? 1 : 3], many ? t("others", { n: points.length - front.length }) : t("dominated")],
+      ...used.map((grade) => [`c-${grade}`, SHAPES[0], t(grade)])]),
     chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_bytes"), (left + right)),
-      ...axisY(y, left, right, t("axis.mean_error")), ...lines, svg("path", { class: "front", d: path }),
+      ...axisY(y, left, right, t("axis.mean_error")),
+      ...(many ? density(points.filter((row) => !onFront.has(row)).map(at)) : []), ...lines, svg("path", { class: "front", d: path }),
       ...labels(front, at, left), ...marks)]);
 }
 
@@ -65,6 +85,8 @@ function drawGroups(shown) {
     curves.get(key).rows.push(row);
   }
   const lines = [...curves.values()].filter((curve) => new Set(curve.rows.map((row) => row.group_size)).size > 1);
+  const many = lines.some((curve) => curve.rows.length > STRIP_ROWS);
+  if (many) lines.forEach((curve) => { curve.rows = medians(curve.rows); });
   if (!lines.length) return show("chart-groups", title, [el("p", {}, t("p.no_groups"))]);
   const [W, H, left, right, top, bottom] = [640, 400, 74, 620, 14, 350];
   const all = lines.flatMap((curve) => curve.rows);
@@ -80,7 +102,16 @@ function drawGroups(shown) {
   });
   show("chart-groups", title, [legend(lines.map((curve, i) => [`s${i % 5}`, SHAPES[i % 5], curve.name])),
     chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_group"), left + right),
-      ...axisY(y, left, right, t("axis.mean_error")), ...drawn)]);
+      ...axisY(y, left, right, t("axis.mean_error")), ...drawn)], many ? t("p.medians") : null);
+}
+
+// Of each group size the run of median error: hundreds of seeds would make one black bar.
+function medians(all) {
+  const sorted = [...all].sort((a, b) => a.mean_relative_error - b.mean_relative_error);
+  return [...new Set(all.map((row) => row.group_size))].map((size) => {
+    const own = sorted.filter((row) => row.group_size === size);
+    return own[own.length >> 1];
+  });
 }
 
 const groupOf = (number) => data.groups.find((group) => group.number === number);

@@ -23,7 +23,7 @@ function drawHeat(shown) {
   const known = shown.filter((row) => data.layers.rows[row.id]);
   const used = data.layers.names.map((_, i) => i).filter((i) => known.some((row) => data.layers.rows[row.id][i] !== null));
   if (!used.length) return show("chart-heat", title, [el("p", {}, t("p.nothing"))]);
-  const lines = known.slice(0, STRIP_ROWS);
+  const lines = telling(known);
   const values = lines.flatMap((row) => used.map((i) => data.layers.rows[row.id][i])).filter((v) => typeof v === "number");
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const [W, left, top, step] = [1300, 210, 8, 20], cell = (W - left - 8) / used.length;
