@@ -15,9 +15,9 @@ class Finetune:
 
     steps: int = 0
     batch: int = 4  # scenes per step
-    learning_rate: float = 2e-3
-    step_learning_rate: float = 3e-5
-    rest_learning_rate: float = 3e-5
+    learning_rate: float = 5e-4
+    step_learning_rate: float = 5e-5
+    rest_learning_rate: float = 5e-5
     warmup: int = 20  # steps in which the rates rise; then they fall by half a cosine
     clip_norm: float = 1.0
     ema_decay: float = 0.98  # of the average of the weights, which is what is kept
@@ -31,8 +31,8 @@ class Finetune:
     validation: float = (
         0.125  # share of the calibration samples that is never trained on, but decides which weights are kept
     )
-    evaluate_every: int = 25  # steps
-    patience: int = 8  # evaluations without a better one, after which it ends
+    evaluate_every: int = 50  # steps
+    patience: int = 4  # evaluations without a better one, after which it ends
     minutes: float = (
         12.0  # after which it ends; where they come before the last step, the rates fall with the clock
     )
@@ -52,7 +52,7 @@ class Finetune:
             0 <= self.ema_decay < 1,
             "it lies between 0 and 1, 1 excluded; 0 keeps the last weights",
         )
-        self._check("validation", 0 < self.validation < 1, "use a share between 0 and 1; 0.125 is usual")
+        self._check("validation", 0 < self.validation < 1, "use a share between 0 and 1; 0.2 is usual")
         for name, weight in self.outputs.items():
             if not weight >= 0:
                 raise ConfigError(
