@@ -58,23 +58,10 @@ class TensorCache:
     @contextmanager
     def _locked(self, path: Path) -> Iterator[bool]:
         """Holds the entry's lock; yields False where the folder does not allow one."""
-        lock = FileLock(path.with_suffix(".lock"))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0.5)
-            except Timeout:
-                log.info("another run is computing the same %s; waiting for it", self.content)
-                lock.acquire()
-        except (OSError, NotImplementedError) as error:  # filelock: the file system knows no locks
-            self._give_up("locked", error)
-            yield False
-            return
-        try:
-            remove_leftovers(path)  # of a process that was killed while it held this lock
-            yield True
-        finally:
-            lock.release()
+        with locked(path, f"another run is computing the same {self.content}; waiting for it") as error:
+            if error:
+                self._give_up("locked", error)
+            yield error is None
 
     def _store(self, path: Path, text: str, tensors: Tensors) -> None:
         try:
@@ -89,6 +76,27 @@ class TensorCache:
         if note not in self.notes:
             log.warning(note)
             self.notes.append(note)
+
+
+@contextmanager
+def locked(path: Path, waiting: str) -> Iterator[Exception | None]:
+    """Holds the lock beside `path`; yields why not, where the folder does not allow it. waiting: what to say then."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            log.info(waiting)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:  # filelock: the file system knows no locks
+        yield error
+        return
+    try:
+        remove_leftovers(path)  # of a process that was killed while it held this lock
+        yield None
+    finally:
+        lock.release()
 
 
 def _read(path: Path, identity: str) -> Tensors:

@@ -13,13 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vggtq.quant.finetune.trainer import Progress, Trainer
 from vggtq.safetensors_file import write_safetensors
-from vggtq.tensor_cache import tensors_digest
+from vggtq.tensor_cache import locked, tensors_digest
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +40,10 @@ class Checkpoint:
         if self.path is None:
             yield
             return
-        lock = FileLock(self.path.with_suffix(".lock"))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0.5)
-            except Timeout:
-                log.info("another run is fine-tuning the same; waiting for it")
-                lock.acquire()
-        except (OSError, NotImplementedError) as error:  # filelock: the file system knows no locks
-            self._give_up(error)
-        try:
+        with locked(self.path, "another run is fine-tuning the same; waiting for it") as error:
+            if error:
+                self._give_up(error)
             yield
-        finally:
-            lock.release()
 
     def load_into_(self, trainer: Trainer) -> bool:
         """Takes a training up where the file left it; False where there is none that fits."""

@@ -11,31 +11,30 @@ class Finetune:
 
     Learning rates are for Adam, whose steps are about as long as the rate: of weights in units of their layer's mean step
     size, of step sizes as a relative change, of biases, gains and tokens relative to their tensor's size (0 leaves them alone).
+    They rise for `warmup` steps and then fall by half a cosine.
+
+    outputs: weights of the loss, 1 for outputs that are not named. features: patterns of modules whose outputs are to agree as
+    well, with the weight feature_weight for their mean error. ema_decay: of the average of the weights, which is what is kept.
+    validation: share of the calibration samples that is never trained on, but decides which weights are kept; after `patience`
+    evaluations without a better one it ends. minutes: it ends then, too; where they come before the last step, rates fall with
+    the clock.
     """
 
     steps: int = 0
-    batch: int = 4  # scenes per step
+    batch: int = 4  # samples per step
     learning_rate: float = 5e-4
     step_learning_rate: float = 5e-5
     rest_learning_rate: float = 5e-5
-    warmup: int = 20  # steps in which the rates rise; then they fall by half a cosine
+    warmup: int = 20
     clip_norm: float = 1.0
-    ema_decay: float = 0.98  # of the average of the weights, which is what is kept
-    outputs: dict[str, float] = field(
-        default_factory=dict
-    )  # weights of the loss; 1 for outputs that are not named
-    features: list[str] = field(
-        default_factory=list
-    )  # patterns of modules whose outputs are to agree as well
-    feature_weight: float = 1.0  # of their mean error, beside the outputs'
-    validation: float = (
-        0.125  # share of the calibration samples that is never trained on, but decides which weights are kept
-    )
+    ema_decay: float = 0.98
+    outputs: dict[str, float] = field(default_factory=dict)
+    features: list[str] = field(default_factory=list)
+    feature_weight: float = 1.0
+    validation: float = 0.2
     evaluate_every: int = 50  # steps
-    patience: int = 4  # evaluations without a better one, after which it ends
-    minutes: float = (
-        12.0  # after which it ends; where they come before the last step, the rates fall with the clock
-    )
+    patience: int = 4
+    minutes: float = 12.0
     save_every_s: float = 60.0
 
     def __post_init__(self) -> None:
