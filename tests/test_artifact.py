@@ -26,7 +26,8 @@ from vggtq.quant.rest import round_rest_
 from vggtq.quant.scheme import Activations, Layers, Scheme, Weights
 from vggtq.quant.size import stored_bytes
 
-SCHEMES = [name for name in options("scheme") if name not in ("fp32", "qat")]  # qat: test_finetune.py
+# qat: test_finetune.py, auto_mixed: test_mixed.py
+SCHEMES = [name for name in options("scheme") if name not in ("fp32", "qat", "auto_mixed")]
 ALL_TYPES = "scheme.layers.types=[Linear,MultiheadAttention,Conv2d,ConvTranspose2d]"
 FIXTURES = Path(__file__).with_name("fixtures")
 NOWHERE = WeightsInfo("seed 0", "random", "0" * 64, random=True)

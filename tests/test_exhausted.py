@@ -56,7 +56,7 @@ def test_other_errors_are_left_alone() -> None:
 def test_a_run_that_does_not_fit_is_recorded(
     real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vggtq.quant.quantize.quantize_", lambda *_, **__: real())
+    monkeypatch.setattr("vggtq.finetuning.quantize_", lambda *_, **__: real())
     error = recorded(tmp_path)["error"]
     assert (error["type"], error["expected"]) == ("OutOfMemory", True)
     assert "PiB more did not fit in memory" in error["message"]

@@ -225,7 +225,7 @@ def test_an_interruption_is_recorded_and_passed_on(tmp_path: Path, monkeypatch: 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vggtq.quant.quantize.quantize_", interrupt)
+    monkeypatch.setattr("vggtq.finetuning.quantize_", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tiny(), tmp_path, "")
     assert json.loads((tmp_path / "result.json").read_text())["error"]["message"] == "interrupted by the user"

@@ -147,7 +147,10 @@ class ETH3D:
         return ETH3DSequences(self.name, self.root, self.scene, count, frames, seed, **size)
 
     def inputs(self) -> list[Path]:
-        """Cameras and images, and the depth maps and masks of the same frames."""
+        """Cameras and images of every scene, and the depth maps and masks of the same frames."""
+        return [file for name in self.names for file in dataclasses.replace(self, scene=name)._files()]
+
+    def _files(self) -> list[Path]:
         folder = Path(self.root).expanduser() / self.scene
         undistorted = folder / "dslr_calibration_undistorted"
         names = [Path(frame.name).name for frame in self._registered(undistorted)[0]]

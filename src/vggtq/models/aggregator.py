@@ -64,7 +64,7 @@ class Aggregator(nn.Module):
         names = ["patch_embed"]
         if isinstance(self.patch_embed, DinoV2):
             names = [f"patch_embed.blocks.{i}" for i in range(len(self.patch_embed.blocks))]
-        pairs = ((f"frame_blocks.{i}", f"global_blocks.{i}") for i in range(self.config.depth))
+        pairs = ((f"frame_blocks.{i}", f"global_blocks.{i}") for i in range(len(self.frame_blocks)))
         return [*names, *(name for pair in pairs for name in pair)]
 
     def stages(self, images: Tensor) -> Stages:
@@ -77,7 +77,7 @@ class Aggregator(nn.Module):
         # The same positions in every frame: rotary angles do not tell frames apart.
         rope_all = (rope[0].repeat(frames, 1), rope[1].repeat(frames, 1))
         kept: dict[int, Tensor] = {}
-        for i in range(self.config.depth):
+        for i in range(len(self.frame_blocks)):  # training runs the first few alone
             local = yield f"frame_blocks.{i}", (x.reshape(batch * frames, n, dim), rope)
             x = yield f"global_blocks.{i}", (local.reshape(batch, frames * n, dim), rope_all)
             if i in self.keep:
