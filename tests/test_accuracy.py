@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from test_run import recorded, tiny
 from vggtq.accuracy.__main__ import main
+from vggtq.accuracy.layers import inputs_of, layer_error
+from vggtq.accuracy.layers import main as layers_main
 from vggtq.accuracy.measures import (
     Measured,
     auc_change,
@@ -23,6 +27,7 @@ from vggtq.accuracy.running import finished_record
 from vggtq.accuracy.tables import model_table, verdict_table, write_csv
 from vggtq.config import plain
 from vggtq.errors import ConfigError
+from vggtq.quant.scheme import Scheme, Weights
 
 ROOMS = 40
 
@@ -182,3 +187,20 @@ def test_only_finished_runs_of_this_configuration_and_code_count(
     path = tmp_path / "result.json"
     path.write_text(path.read_text().replace('"status": "ok"', '"status": "failed"'))
     assert finished_record(tmp_path, config) is None
+
+
+def test_a_layers_error_is_that_of_its_output() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8))
+    x = torch.randn(200, 5, 16)
+    seen = inputs_of(model, ["0", "2"], [x])
+    assert torch.equal(seen["0"], x.flatten(0, 1)) and seen["2"].shape == (1000, 32)
+    assert not any(module._forward_pre_hooks for module in model)
+    linear = model[2].requires_grad_(False)
+    exact = seen["2"] @ linear.weight.T
+    scale = linear.weight.abs().amax(1, keepdim=True) / 7
+    rounded = seen["2"] @ (torch.round(linear.weight / scale) * scale).T
+    expected = float((rounded - exact).square().sum() / exact.square().sum())
+    found = layer_error(linear, Scheme(weights=Weights(bits=4)), seen["2"], seen["2"])
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert layers_main(["rows=nothing"]) == 2 and layers_main(["what"]) == 2
