@@ -6,7 +6,10 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = ["vggtq.run", "vggtq.fresh_memory", "vggtq.report", "vggtq.data.motorcycle", "skimage.metrics"]
+PRELOADED = [
+    *("vggtq.run", "vggtq.fresh_memory", "vggtq.report", "vggtq.allocation", "vggtq.tracking"),
+    *("vggtq.data.motorcycle", "skimage.metrics", "skimage.data", "pandas"),
+]
 
 
 def started(folder: Path, *arguments: str) -> BaseProcess:

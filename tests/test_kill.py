@@ -52,7 +52,7 @@ def test_a_sweep_that_is_killed_ten_times_ends_like_one_that_is_not(tmp_path: Pa
         if process.is_alive():
             os.kill(process.pid, rng.choice(signals))
             killed += 1
-        process.join(timeout=60)
+        process.join(timeout=300)
         assert process.exitcode is not None, "a killed sweep has to end"
         if "[HYDRA]" in printed(disturbed):  # before, Python itself answers signals
             assert "Traceback" not in printed(disturbed)
