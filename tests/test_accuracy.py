@@ -112,6 +112,7 @@ TABLE = {("nearest", "vggt_mini"): measured(0.2, 1e-3, 1), ("good", "vggt_mini")
         ),
         ({"rows": ["good"], "measure": "geometry_change", "within": 0.0505}, True, False),
         ({"rows": ["nearest"], "measure": "error_ratio", "at_most": 1}, None, True),
+        ({"rows": ["nearest"], "measure": "error_ratio", "at_most": 0.1, "against": "good"}, False, True),
     ],
 )
 def test_a_verdict_follows_from_its_bound(
@@ -146,7 +147,7 @@ def test_every_row_of_the_plan_composes_and_seeds_are_for_rows_with_data() -> No
         looks |= jobs[0].config["scheme"]["transform"]["scale"] in ("smooth", "awq")
         looks |= jobs[0].config["scheme"]["activations"]["mode"] == "static"
         looks |= bool(jobs[0].config["scheme"]["mixed"]["candidates"])
-        assert len(jobs) == (3 if looks else 1), name
+        assert len(jobs) == (len(whole.rows[name].seeds or whole.seeds) if looks else 1), name
         assert len({job.folder for job in jobs}) == len(jobs)
         assert jobs[0].config["resume"] and jobs[0].config["timing"]["mode"] == "off"
 
@@ -157,6 +158,10 @@ def test_every_row_of_the_plan_composes_and_seeds_are_for_rows_with_data() -> No
         (
             {"rows": ["god"], "measure": "error_ratio", "at_most": 1},
             "god is not one of the rows.*did you mean good",
+        ),
+        (
+            {"rows": ["good"], "measure": "error_ratio", "at_most": 1, "against": "nearst"},
+            "against=nearst is not one of the rows.*did you mean nearest",
         ),
         ({"rows": ["good"], "measure": "error_rato", "at_most": 1}, "did you mean error_ratio"),
         ({"rows": ["good"], "measure": "error_ratio"}, "give one bound"),

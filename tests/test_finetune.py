@@ -24,11 +24,12 @@ from vggtq.quant.finetune.settings import Finetune
 from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_tokens, rounded_weight
 from vggtq.quant.finetune.trainer import Progress, share_of_rate
 from vggtq.quant.input_range import InputRange
+from vggtq.quant.layers import TransformedLinear
 from vggtq.quant.linear import ReferenceLinear
 from vggtq.quant.packed import pack_weight
 from vggtq.quant.quantize import quantize_
 from vggtq.quant.rounding import dequantize, quantization_parameters, round_to_codes
-from vggtq.quant.scheme import Activations, Layers, Rounding, Scheme, Transform, Weights
+from vggtq.quant.scheme import Activations, Compensation, Layers, Rounding, Scheme, Transform, Weights
 
 SPECS = [
     Weights(bits=4),
@@ -254,6 +255,34 @@ def test_the_packed_network_computes_what_was_trained(
     assert not any(p.requires_grad for p in student.parameters())
 
 
+def test_a_low_rank_branch_learns_too_and_is_stored_in_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vggtq.quant.finetune import finetune
+
+    caught: list[nn.Module] = []
+    exchange = finetune._exchange_
+
+    def catch(model: nn.Module, *rest: object) -> None:
+        caught.append(copy.deepcopy(model))
+        exchange(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetune, "_exchange_", catch)
+    recipe = replace(RECIPE, compensation=Compensation(rank=2))
+    rounded = net()
+    quantize_(rounded, replace(recipe, finetune=Finetune()), calibrate=calibrate, linear=ReferenceLinear)
+    student, progress = tuned(replace(recipe, finetune=replace(TINY, branch_learning_rate=0.01)))
+    assert progress.best_step > 0
+    x = Noise.made(3, 100)
+    assert torch.equal(student(x), caught[0](x))
+    for before, after in zip(rounded.modules(), student.modules(), strict=True):
+        assert type(before) is type(after)
+        if isinstance(before, TransformedLinear) and isinstance(after, TransformedLinear):
+            own, old = after.low_rank, before.low_rank
+            assert own is not None and old is not None
+            assert own.up.dtype == own.down.dtype == torch.float16
+            assert not torch.equal(own.up, old.up) and not torch.equal(own.down, old.down)
+    assert not any(p.requires_grad for p in student.parameters())
+
+
 def test_the_float_network_stays_as_it_was() -> None:
     teacher, twin = net(), copy.copy(net())
     expected = {name: p.clone() for name, p in teacher.named_parameters()}
@@ -347,6 +376,18 @@ def test_only_the_rounded_weights_learn_without_a_rate_for_the_rest() -> None:
     assert all(torch.equal(student.get_parameter(name), p) for name, p in rest.items())
 
 
+def test_steps_and_the_rest_can_learn_without_the_weights() -> None:
+    plain, scheme = net(), replace(RECIPE, transform=Transform())
+    quantize_(plain, replace(scheme, finetune=Finetune()), calibrate=calibrate, linear=ReferenceLinear)
+    changes = replace(TINY, learning_rate=0.0, step_learning_rate=3e-3, rest_learning_rate=1e-2, patience=9)
+    student, progress = tuned(replace(scheme, finetune=changes))
+    assert progress.best_error < progress.errors[0][1]
+    for before, after in zip(plain.modules(), student.modules(), strict=True):
+        if isinstance(before, ReferenceLinear) and isinstance(after, ReferenceLinear):
+            assert not torch.equal(before.scale, after.scale)
+            assert not torch.equal(before.bias, after.bias)
+
+
 def test_features_are_found_by_pattern() -> None:
     model = net()
     with tapped(model, ["0", "4"]) as seen:
@@ -400,7 +441,11 @@ def test_views_show_every_scene_once_and_keep_the_last_for_validation() -> None:
     [
         (["scheme.finetune.steps=-1"], "steps=-1: use 0 or more"),
         (["scheme.finetune.batch=0"], "batch=0: use at least 1"),
-        (["scheme.finetune.learning_rate=0"], "learning_rate=0.0: use a positive number"),
+        (["scheme.finetune.learning_rate=-1"], "learning_rate=-1.0: use 0 or more"),
+        (
+            [f"scheme.finetune.{part}learning_rate=0" for part in ("", "step_", "branch_", "rest_")],
+            "are all 0, so that nothing learns",
+        ),
         (["scheme.finetune.ema_decay=1"], "ema_decay=1.0: it lies between"),
         (["scheme.finetune.validation=0"], "validation=0.0: use a share"),
         (["+scheme.finetune.outputs.depth=-1"], "outputs.depth=-1.0"),

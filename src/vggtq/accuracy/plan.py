@@ -22,19 +22,27 @@ EXPERIMENT = "+experiment=accuracy"
 
 @dataclass
 class Row:
-    """run: overrides in one line. nearest: the row whose output error and lost AUC@30 this one is compared with."""
+    """run: overrides in one line. nearest: the row whose output error and lost AUC@30 this one is compared with.
+
+    seeds: instead of the plan's, for rows that take long.
+    """
 
     run: str
     nearest: str | None = None
+    seeds: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Requirement:
-    """`measure` of `rows` on `models` keeps a bound, for every row or for the best one. within: on either side of 0."""
+    """`measure` of `rows` on `models` keeps a bound, for every row or for the best one. within: on either side of 0.
+
+    against: the row that they are compared with, instead of the nearest of each.
+    """
 
     what: str
     rows: list[str]
     measure: str
+    against: str | None = None
     at_most: float | None = None
     at_least: float | None = None
     within: float | None = None
@@ -59,6 +67,8 @@ class Plan:
             where = f"requirements[{index}]"
             for name in requirement.rows:
                 self._check_row(f"{where}.rows", name)
+            if requirement.against is not None:
+                self._check_row(f"{where}.against", requirement.against)
             if requirement.measure not in MEASURES:
                 near = did_you_mean(requirement.measure, MEASURES)
                 raise ConfigError(
@@ -99,7 +109,7 @@ def jobs_of(plan: Plan, name: str, extra: list[str], runs: Path) -> list[Job]:
     """The runs of one row. extra: overrides that all rows get."""
     jobs = []
     for model in plan.models:
-        for seed in plan.seeds:
+        for seed in plan.rows[name].seeds or plan.seeds:
             cfg = compose([*overrides(plan, name, extra), f"model={model}", f"calibration.seed={seed}"])
             jobs.append(Job(name, model, seed, plain(cfg), runs / run_name(_root_=cfg)))
             if not validated(cfg).scheme.needs_calibration:

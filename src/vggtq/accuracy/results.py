@@ -98,7 +98,7 @@ def _verdict(plan: Plan, table: Table, requirement: Requirement, model: str) -> 
         return Verdict(requirement.what, model, None, Estimate(math.nan), bound, None)
     found = {}
     for row in present:
-        against = plan.rows[row].nearest
+        against = requirement.against or plan.rows[row].nearest
         nearest = None if against is None else table.get((against, model))
         found[row] = MEASURES[requirement.measure](table[row, model], nearest)
     choose = min if requirement.best_row else max

@@ -9,16 +9,19 @@ mean something on a busy machine, too. One scheme per process, for the peak of m
 import resource
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
+from vggtq.allocation import find_bits
 from vggtq.calibration_data import Samples
 from vggtq.config import compose, validated
 from vggtq.environment import make_deterministic, resolve_device
+from vggtq.finetuning import quantize_model_
+from vggtq.models.loading import share_parameters
 from vggtq.progress import Steps
-from vggtq.quant.quantize import quantize_
 
-HEADER = "| scheme | layers | calibration, s | quantizing in all, s | CPU, s | peak memory before, GiB | peak memory, GiB |"
+HEADER = "| scheme | layers | calibration, s | all, s | CPU, s | peak memory before, GiB | peak memory, GiB |"
 
 
 def row(overrides: list[str]) -> str:
@@ -29,15 +32,18 @@ def row(overrides: list[str]) -> str:
     samples = Samples.of(config.calibration) if config.scheme.needs_calibration else None
     model = config.model.load(device)
     before = _peak_gib()
-    started = time.process_time()
-    inputs, cache = samples.prepare(config, model) if samples else (None, None)
+    started, cpu = time.perf_counter(), time.process_time()
     with Steps() as steps:
+        if config.scheme.allocates and samples:
+            steps.step("measuring what the bits of each layer cost")
+            allocation, _ = find_bits(config, model, samples, steps)
+            config = replace(config, scheme=allocation.scheme)
         steps.step(f"quantizing to {config.scheme.label}")
-        done = quantize_(model.module, config.scheme, on_layer=steps.at, calibrate=inputs, cache=cache)
-    cpu = time.process_time() - started
-    numbers = (
-        f"{done.calibration_seconds:.0f} | {done.seconds:.0f} | {cpu:.0f} | {before:.1f} | {_peak_gib():.1f}"
-    )
+        # In place, as an export does; fine-tuning needs the float network as its teacher.
+        student = share_parameters(model.module) if config.scheme.finetune.steps else model.module
+        done, _ = quantize_model_(student, model, config, samples, steps, device)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    numbers = f"{done.calibration_seconds:.0f} | {seconds:.0f} | {cpu:.0f} | {before:.1f} | {_peak_gib():.1f}"
     return f"| {config.scheme.name} | {len(done.layers)} | {numbers} |"
 
 

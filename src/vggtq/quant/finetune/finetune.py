@@ -13,9 +13,10 @@ from torch import nn
 from vggtq.quant.backends import quantized_linear
 from vggtq.quant.calibration import Calibrate, StatisticsCache
 from vggtq.quant.finetune.checkpoint import Checkpoint
-from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
+from vggtq.quant.finetune.layers import LearnedBranch, LearnedLinear, LearnedWeight
 from vggtq.quant.finetune.settings import Finetune
 from vggtq.quant.finetune.trainer import Data, Progress, Trainer
+from vggtq.quant.layers import TransformedLinear
 from vggtq.quant.linear import QuantLinear
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import LinearFactory, Quantization, quantize_
@@ -50,6 +51,7 @@ def finetune_(
         keep_exact=True,
     )
     _own_rest_(model)
+    _learn_branches_(model)
     checkpoint = checkpoint or Checkpoint(None, {})
     trainer = Trainer(model, teacher, data, scheme.finetune)
     with checkpoint.locked():
@@ -91,6 +93,23 @@ def _own_rest_(model: nn.Module) -> None:
                 module._parameters[key] = copied
 
 
+def _learn_branches_(model: nn.Module) -> None:
+    branches = {
+        id(m): LearnedBranch(m, m.low_rank)
+        for m in model.modules()
+        if isinstance(m, TransformedLinear) and m.low_rank is not None
+    }
+    _swap_(model, branches)
+
+
+def _swap_(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
+    """Puts new[id(module)] in place of every module that it names."""
+    for parent in list(model.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is not None and id(child) in new:
+                setattr(parent, key, new[id(child)])
+
+
 def _exchange_(model: nn.Module, result: Quantization, linear: LinearFactory) -> None:
     """Puts layers that predict in place of those that learn, with the codes that were learned."""
     weights = {id(m): m for m in model.modules() if isinstance(m, LearnedWeight)}
@@ -104,10 +123,8 @@ def _exchange_(model: nn.Module, result: Quantization, linear: LinearFactory) ->
             new[id(module)] = made
             made.train(module.training)
             layers[layer_name(model, name)] = (weight, made)
-    for parent in list(model.modules()):
-        for key, child in list(parent._modules.items()):
-            if child is not None and id(child) in new:
-                setattr(parent, key, new[id(child)])
+    _swap_(model, new)
+    _swap_(model, {id(m): m.settled() for m in model.modules() if isinstance(m, LearnedBranch)})
     _describe_(result, layers)
 
 

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_tokens, rounded_weight
 from vggtq.quant.input_range import InputRange
+from vggtq.quant.layers import TransformedLinear
 from vggtq.quant.linear import QuantLinear, unknown_range
+from vggtq.quant.low_rank import LowRank
 from vggtq.quant.packed import PackedWeight, pack_weight
 from vggtq.quant.rounding import group_columns
 from vggtq.quant.scheme import Activations, Weights
@@ -38,8 +40,7 @@ class LearnedWeight(nn.Module):
         if stored.dtype == torch.float32:
             return exact
         limits = torch.finfo(stored.dtype)
-        exact = exact.clamp(limits.smallest_normal, limits.max)
-        return exact + (exact.to(stored.dtype).float() - exact).detach()
+        return as_stored(exact.clamp(limits.smallest_normal, limits.max), stored.dtype)
 
     def rounded(self) -> Tensor:
         """ŵ, (R, C) float32."""
@@ -54,6 +55,11 @@ class LearnedWeight(nn.Module):
             self.latent, old.spec, parameters=(self.scale().to(old.scale.dtype), old.zero_point)
         )
         return replace(packed, transform=old.transform, low_rank=old.low_rank, notes=old.notes)
+
+
+def as_stored(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32 values as they will be kept in `dtype`, straight through in the backward pass."""
+    return exact + (exact.to(dtype).float() - exact).detach()
 
 
 def nearest_with_same_codes(packed: PackedWeight) -> Tensor:
@@ -113,3 +119,21 @@ class LearnedLinear(QuantLinear):
             dynamic = self.activations.mode == "dynamic"
             return rounded_tokens(rows, self.activations if dynamic else unknown_range(self.activations))
         return rounded_inputs(rows, known.scale.view(1, 1) * self.log_range.exp(), known)
+
+
+class LearnedBranch(TransformedLinear):
+    """A layer whose low-rank branch learns as well; down: (r, C), up: (R, r), float32, rounded to half in every forward pass."""
+
+    def __init__(self, layer: TransformedLinear, branch: LowRank) -> None:
+        super().__init__(layer.linear, layer.transform)
+        self.down, self.up = nn.Parameter(branch.down.float()), nn.Parameter(branch.up.float())
+
+    @property
+    def low_rank(self) -> LowRank:
+        return LowRank(as_stored(self.down, torch.float16), as_stored(self.up, torch.float16))
+
+    def settled(self) -> TransformedLinear:
+        """The layer to predict with."""
+        branch = LowRank(self.down.detach().half(), self.up.detach().half())
+        layer = TransformedLinear(self.linear, self.transform, branch)
+        return layer.train(self.training)

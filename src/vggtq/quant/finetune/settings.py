@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from vggtq.errors import ConfigError
 
 
+RATES = ("learning_rate", "step_learning_rate", "branch_learning_rate", "rest_learning_rate")
+
+
 @dataclass
 class Finetune:
     """Fine-tuning of the rounded network until it computes what the float one computes; steps=0: none.
 
     Learning rates are for Adam, whose steps are about as long as the rate: of weights in units of their layer's mean step
-    size, of step sizes as a relative change, of biases, gains and tokens relative to their tensor's size (0 leaves them alone).
+    size, of step sizes as a relative change, of low-rank branches, biases, gains and tokens relative to their tensor's size.
+    A rate of 0 leaves its part alone, which takes a fifth of the memory where it is that of the weights.
     They rise for `warmup` steps and then fall by half a cosine.
 
     outputs: weights of the loss, 1 for outputs that are not named. features: patterns of modules whose outputs are to agree as
@@ -24,6 +28,7 @@ class Finetune:
     batch: int = 4  # samples per step
     learning_rate: float = 5e-4
     step_learning_rate: float = 5e-5
+    branch_learning_rate: float = 5e-4
     rest_learning_rate: float = 5e-5
     warmup: int = 20
     clip_norm: float = 1.0
@@ -42,10 +47,12 @@ class Finetune:
             self._check(key, getattr(self, key) >= 0, "use 0 or more")
         for key in ("batch", "evaluate_every", "patience"):
             self._check(key, getattr(self, key) >= 1, "use at least 1")
-        for key in ("learning_rate", "clip_norm", "minutes"):
+        for key in ("clip_norm", "minutes"):
             self._check(key, getattr(self, key) > 0, "use a positive number")
-        for key in ("step_learning_rate", "rest_learning_rate", "feature_weight", "save_every_s"):
+        for key in (*RATES, "feature_weight", "save_every_s"):
             self._check(key, getattr(self, key) >= 0, "use 0 or more")
+        if not any(getattr(self, rate) for rate in RATES):
+            raise ConfigError(f"scheme.finetune: {', '.join(RATES)} are all 0, so that nothing learns; raise one")
         self._check(
             "ema_decay",
             0 <= self.ema_decay < 1,

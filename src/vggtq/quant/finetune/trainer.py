@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
+from vggtq.quant.finetune.layers import LearnedBranch, LearnedLinear, LearnedWeight
 from vggtq.quant.finetune.losses import Disagreement
 from vggtq.quant.finetune.settings import Finetune
 
@@ -57,7 +57,7 @@ class Trainer:
 
     def __init__(self, student: nn.Module, teacher: nn.Module, data: Data, settings: Finetune) -> None:
         self.student, self.data, self.settings = student, data, settings
-        self.learned = learned_parameters(student, settings.rest_learning_rate > 0)
+        self.learned = learned_parameters(student, settings)
         self.average = {name: p.detach().clone() for name, p in self.learned.items()}
         self.best = {name: value.clone() for name, value in self.average.items()}
         self.optimizer = optimizer_for(student, self.learned, settings)
@@ -175,18 +175,17 @@ class Trainer:
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
-def learned_parameters(student: nn.Module, rest: bool) -> dict[str, nn.Parameter]:
-    """What is trained, by name: rounded weights and their steps, and with `rest` all vectors. Nothing else requires gradients.
+def learned_parameters(student: nn.Module, settings: Finetune) -> dict[str, nn.Parameter]:
+    """What is trained, by name: rounded weights, their steps, low-rank branches, all vectors; not those whose rate is 0.
 
-    Vectors are biases, gains, tokens. Matrices and kernels of layers that stay in float are as good as they can be; their
-    gradients would cost a seventh of a step.
+    Nothing else requires gradients. Vectors are biases, gains, tokens. Matrices and kernels of layers that stay in float are as
+    good as they can be; their gradients would cost a seventh of a step.
     """
-    rounded = {id(p) for m in student.modules() if isinstance(m, LearnedWeight) for p in m.parameters()}
-    rounded |= {id(p) for p in _log_ranges(student)}
+    rates = _rates(student, settings)
     learned = {}
     for name, parameter in student.named_parameters():
         vector = parameter.is_floating_point() and parameter.numel() == max(parameter.shape, default=1)
-        parameter.requires_grad_(id(parameter) in rounded or (rest and vector))
+        parameter.requires_grad_(rates.get(id(parameter), settings.rest_learning_rate if vector else 0) > 0)
         if parameter.requires_grad:
             learned[name] = parameter
     return learned
@@ -196,25 +195,34 @@ def optimizer_for(
     student: nn.Module, learned: dict[str, nn.Parameter], settings: Finetune
 ) -> torch.optim.Optimizer:
     """Adam with a group per tensor: rates are relative, to the mean step size of a rounded weight, to the size of all else."""
-    weights = [module for module in student.modules() if isinstance(module, LearnedWeight)]
-    groups = [
-        {"params": [w.latent], "full_rate": settings.learning_rate * float(w.scale().detach().mean())}
-        for w in weights
-    ]
-    steps = [w.log_step for w in weights] + _log_ranges(student)
-    groups.append({"params": steps, "full_rate": settings.step_learning_rate})
-    taken = {id(p) for p in (*steps, *(w.latent for w in weights))}
-    groups += [
-        {"params": [p], "full_rate": settings.rest_learning_rate * max(_rms(p), SMALLEST_RMS)}
-        for p in learned.values()
-        if id(p) not in taken
-    ]
+    rates, steps = _rates(student, settings), {id(p) for p in _log_steps(student)}
+    step_size = {id(w.latent): float(w.scale().detach().mean()) for w in _weights(student)}
+    groups = []
+    for p in learned.values():
+        relative = rates.get(id(p), settings.rest_learning_rate)
+        size = 1.0 if id(p) in steps else step_size.get(id(p)) or max(_rms(p), SMALLEST_RMS)
+        groups.append({"params": [p], "full_rate": relative * size})
     return torch.optim.Adam(groups, lr=0.0, betas=BETAS, fused=True)
 
 
-def _log_ranges(student: nn.Module) -> list[nn.Parameter]:
+def _rates(student: nn.Module, settings: Finetune) -> dict[int, float]:
+    """id(parameter) → its rate, for all but biases, gains and tokens."""
+    rates = {id(w.latent): settings.learning_rate for w in _weights(student)}
+    rates |= {id(p): settings.step_learning_rate for p in _log_steps(student)}
+    for module in student.modules():
+        if isinstance(module, LearnedBranch):
+            rates |= {id(p): settings.branch_learning_rate for p in (module.down, module.up)}
+    return rates
+
+
+def _weights(student: nn.Module) -> list[LearnedWeight]:
+    return [module for module in student.modules() if isinstance(module, LearnedWeight)]
+
+
+def _log_steps(student: nn.Module) -> list[nn.Parameter]:
+    """Of weights and of static activations."""
     layers = [module for module in student.modules() if isinstance(module, LearnedLinear)]
-    return [layer.log_range for layer in layers if layer.log_range is not None]
+    return [w.log_step for w in _weights(student)] + [m.log_range for m in layers if m.log_range is not None]
 
 
 def _rms(parameter: Tensor) -> float:
