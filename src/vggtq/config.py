@@ -26,8 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 from vggtq.calibration_config import Calibration, candidates
 from vggtq.errors import ConfigError, MissingExtraError, did_you_mean
 from vggtq.quant.scheme import Scheme
+from vggtq.source_code import PACKAGE
 
-PACKAGE = Path(__file__).parent
 # In a wheel conf/ lies inside the package; in a checkout beside src/.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"
 

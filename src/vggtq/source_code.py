@@ -4,8 +4,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-from vggtq.config import PACKAGE
-
+PACKAGE = Path(__file__).parent
 # A run imports nothing from these, so that a chart can be redrawn without measuring everything again.
 WITHOUT_RUNS = ("report", "accuracy", "bench", "training", "prediction")
 

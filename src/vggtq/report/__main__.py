@@ -1,5 +1,6 @@
 """`python -m vggtq.report [folders…] [key=value…]`"""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
     """Exit status: 0 done, 1 no record to report, 2 a wrong option or folder."""
     if "--help" in argv or "-h" in argv:
         return _print(HELP)
+    gc.set_threshold(
+        100_000
+    )  # rows hold no cycles: to look for some among thousands of them takes longer than charts
     try:
         folders, options = parse(argv)
         report = build_report(

@@ -5,7 +5,7 @@ every chart. The size of the page grows with the number of rows. Nothing here us
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,10 @@ from vggtq.report.frame import Row
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.pareto_chart import draw_pareto
-from vggtq.report.recommend import is_timed
 from vggtq.report.shortlist import DRAWN_ROWS
 from vggtq.report.style import (
     BLUE,
     GREEN,
-    GREY,
     ORANGE,
     PINK,
     RED,
@@ -34,12 +32,12 @@ from vggtq.report.style import (
     short_name,
     value_at,
 )
+from vggtq.report.timing_charts import draw_latency, draw_speedup
 from vggtq.report.wording import cut, describe_group
 
 OUTPUT_STYLES = dict(
     zip(OUTPUTS, ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "v"), (PINK, "P")), strict=True)
 )
-HATCH = "////"
 _FAILED_NAMED = 8
 _SLOTS = 4  # a single row would otherwise be drawn as bars as thick as the page
 
@@ -51,8 +49,8 @@ def save_charts(group: Group, t: Translate, path: Path) -> None:
     settings: dict[Any, Any] = {"font.family": _families(group, t), "font.size": 9, "hatch.linewidth": 0.6}
     settings |= {"axes.axisbelow": True, "axes.unicode_minus": False}
     with matplotlib.rc_context(settings), _quiet_fonts():
-        figure = draw(group, t)
-        figure.savefig(path, format="png", dpi=110)
+        # savefig would lay out and draw the page once more before it draws it
+        draw(group, t).canvas.print_png(path)
 
 
 @contextmanager
@@ -82,7 +80,7 @@ def draw(group: Group, t: Translate) -> Any:
     rows = group.shown(DRAWN_ROWS)
     height = max(4.2, 1.9 + 0.34 * len(rows))
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04)
-    figure = Figure(figsize=(19, 2 * height + 0.6), layout=engine)
+    figure = Figure(figsize=(19, 2 * height + 0.6), dpi=110, layout=engine)
     FigureCanvasAgg(figure)
     figure.suptitle(_headline(group, t), fontsize=11)
     if not rows:
@@ -114,7 +112,8 @@ def _headline(group: Group, t: Translate) -> str:
 def _name_rows(axis: Any, rows: Sequence[Row], named: bool) -> None:
     """Row names at the left of a line of charts, FP32 on top, with faint bands that lead the eye."""
     axis.set_ylim(max(len(rows), _SLOTS) - 0.5, -0.5)
-    axis.set_yticks(range(len(rows)), [short_name(row["title"]) for row in rows] if named else [])
+    names = [short_name(row["title"]) for row in rows] if named else []
+    axis.set_yticks(range(len(names)), names)
     axis.tick_params(axis="y", length=0)
     for y in range(0, len(rows), 2):
         axis.axhspan(y - 0.5, y + 0.5, color="#F3F3F3", zorder=0, linewidth=0)
@@ -123,96 +122,42 @@ def _name_rows(axis: Any, rows: Sequence[Row], named: bool) -> None:
 
 
 def draw_size(axis: Any, rows: Sequence[Row], t: Translate) -> None:
-    known = [(y, row["stored_bytes"] / MIB) for y, row in enumerate(rows) if row["stored_bytes"] is not None]
-    for y, row in enumerate(rows):
-        if row["stored_bytes"] is None:
-            note(axis, y, t("missing"))
-    for y, size in known:
-        axis.barh(y, size, 0.62, color=BLUE)
-        value_at(axis, size, y, f"{size:,.1f}")
-    room(axis, [size for _, size in known])
+    sizes = [row["stored_bytes"] and row["stored_bytes"] / MIB for row in rows]
+    known = _bars(axis, sizes, 0.0, 0.62, "{:,.1f}".format, t("missing"), color=BLUE)
+    room(axis, known)
     finish(axis, t("chart.size"), t("axis.mib"))
 
 
 def draw_compression(axis: Any, rows: Sequence[Row], t: Translate) -> None:
     names = (("vs_fp32", "compression_vs_fp32", BLUE), ("vs_fp16", "compression_vs_fp16", SKY))
-    values = []
+    known = []
     for side, (name, column, colour) in enumerate(names):
-        label: str | None = t(name)
-        for y, row in enumerate(rows):
-            if (value := row[column]) is None:
-                note(axis, y, t("missing"))
-                continue
-            values.append(value)
-            at = y - 0.19 + 0.38 * side
-            axis.barh(at, value, 0.36, color=colour, label=label)
-            value_at(axis, value, at, f"{value:.2f}×")
-            label = None
-    room(axis, values)
+        values, style = [row[column] for row in rows], {"color": colour, "label": t(name)}
+        known += _bars(axis, values, -0.19 + 0.38 * side, 0.36, "{:.2f}×".format, t("missing"), **style)
+    room(axis, known)
     finish(axis, t("chart.compression"), t("axis.times"), columns=2)
 
 
-def draw_latency(axis: Any, rows: Sequence[Row], t: Translate) -> None:
-    seen: set[str] = set()
-    largest = []
-    names = ("fp32.reference_ms_median", "fp32.quantized_ms_median")
-    # A machine that was busy for a moment must not press all bars flat: longer whiskers end there, in a number.
-    limit = 1.5 * max((row[name] or 0 for row in rows for name in names), default=0)
-    for y, row in enumerate(rows):
-        if row["fp32.quantized_ms_median"] is None:
-            note(axis, y, t("no_data"))
-            continue
-        real = is_timed(row)
-        kind = t("quantized") if real else f"{t('quantized')}, {t('simulated')}"
-        styles: list[tuple[str, str, dict[str, Any]]] = [
-            ("reference", "FP32", {"color": GREY}),
-            ("quantized", kind, {"color": ORANGE} if real else _HATCHED),
-        ]
-        for side, (name, label, style) in enumerate(styles):
-            median, q25, q75 = (row[f"fp32.{name}_ms_{statistic}"] for statistic in ("median", "q25", "q75"))
-            reach = min(q75, limit)
-            spread = [[max(median - q25, 0)], [max(reach - median, 0)]]
-            at = y - 0.19 + 0.38 * side
-            axis.barh(at, median, 0.36, label=None if label in seen else label, **style)
-            axis.errorbar(median, at, xerr=spread, color="black", linewidth=0.9, capsize=1.8)
-            beyond = f" (… {_milliseconds(q75)})" if q75 > limit else ""
-            value_at(axis, reach, at, _milliseconds(median) + beyond)
-            seen.add(label)
-            largest.append(reach)
-    room(axis, largest)
-    finish(axis, t("chart.latency"), t("axis.ms"), columns=3)
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-_HATCHED = {"facecolor": "white", "edgecolor": ORANGE, "hatch": HATCH, "linewidth": 0.8}
-
-
-def draw_speedup(axis: Any, rows: Sequence[Row], t: Translate) -> None:
-    seen: set[bool] = set()
-    highest = [1.2]
-    for y, row in enumerate(rows):
-        if (value := row["fp32.speedup"]) is None:
-            note(axis, y, t("no_data"))
-            continue
-        low, high = (row[f"fp32.speedup_{end}"] for end in ("q25", "q75"))
-        low, high = (value if low is None else low), (value if high is None else high)
-        real = is_timed(row)
-        label = None if real in seen else t("measured" if real else "simulated")
-        spread = [[max(value - low, 0)], [max(high - value, 0)]]
-        colour = BLUE if real else GREY
-        axis.errorbar(value, y, xerr=spread, fmt="o", color=colour, markerfacecolor=colour if real else "white",
-                      linestyle="none", capsize=3, markersize=7, label=label)  # fmt: skip
-        words = f"{value:.2f}×" + ("" if real else f" ({t('simulated')})")
-        slower = value < 1  # its number stands at the left, off the line at 1.0
-        value_at(axis, min(low, value) if slower else max(high, value), y, words, left=slower)
-        seen.add(real)
-        highest.append(max(high, value))
-    axis.axvline(1.0, color="black", linewidth=0.9, linestyle="--")
-    room(axis, highest, 0.3)
-    finish(axis, t("chart.speedup"), t("axis.speedup"), columns=2)
+def _bars(
+    axis: Any,
+    values: Sequence[float | None],
+    offset: float,
+    height: float,
+    written: Callable[[float], str],
+    missing: str,
+    **style: Any,
+) -> list[float]:
+    """A bar with its number for each row, `missing` where there is none; returns the known values."""
+    known = [(y, value) for y, value in enumerate(values) if value is not None]
+    if known:
+        ys, lengths = zip(*known, strict=True)
+        axis.barh([y + offset for y in ys], lengths, height, **style)
+    for y, value in enumerate(values):
+        if value is None:
+            note(axis, y, missing)
+        else:
+            value_at(axis, value, y + offset, written(value))
+    return [value for _, value in known]
 
 
 def draw_errors(axis: Any, rows: Sequence[Row], t: Translate) -> None:

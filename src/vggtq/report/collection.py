@@ -31,12 +31,16 @@ def collect(folders: Sequence[Path], skip: Path | None = None, index: Index | No
     found, index = Collection(), index or Index()
     for path in _with_progress(find_records(folders, skip)):
         try:
-            found.sources.append(index.get(path, lambda path: source_of(path, read_record(path))))
+            found.sources.append(index.get(path, _source))
         except (OSError, ValueError, RecursionError) as error:
             found.unreadable.append(Unreadable(path, error))
     index.forget_others(found.sources)
     found.sources, found.superseded = newest_of_each(found.sources)
     return found
+
+
+def _source(path: Path) -> Source:
+    return source_of(path, read_record(path, layers=False))
 
 
 def newest_of_each(sources: Sequence[Source]) -> tuple[list[Source], int]:

@@ -8,7 +8,7 @@ as soon as one output is missing or holds a non-finite value.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from vggtq.report.columns import COLUMNS, GRADES, INTEGERS, MEMORY, METRICS, OUTPUTS, REFERENCES, SIZES
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+_METRICS = {output: tuple(f"{output}.{metric}" for metric in METRICS) for output in OUTPUTS}
 
 
 def record_row(record: Record) -> Row:
@@ -31,7 +32,7 @@ def record_row(record: Record) -> Row:
     row |= {name: number(dig(record, *name.split("."))) for name in MEMORY}
     row |= _fidelity(record)
     for side in ("quantized", "reference", "change"):
-        row |= _numbers(f"geometry.{side}", dig(record, "geometry", side))
+        _enter_numbers(row, f"geometry.{side}", dig(record, "geometry", side))
     return row
 
 
@@ -77,9 +78,7 @@ def _label(record: Record) -> str:
 def _error(record: Record) -> str | None:
     error = record.get("error")
     parts = (
-        [text(dig(error, "type")), text(dig(error, "message"))]
-        if isinstance(error, Mapping)
-        else [text(error)]
+        [text(dig(error, "type")), text(dig(error, "message"))] if isinstance(error, dict) else [text(error)]
     )
     return ": ".join(part for part in parts if part) or None
 
@@ -116,7 +115,8 @@ def _fidelity(record: Record) -> Row:
     row["non_finite"] = sum(count or 0 for count in counts) if any(counts) or None not in counts else None
     row["mean_relative_error"] = None if None in errors or row["non_finite"] else sum(errors) / len(errors)
     row["grade"] = None if None in grades or row["non_finite"] else min(grades, key=GRADES.index)
-    return row | _numbers("pose", dig(record, "fidelity", "pose"))
+    _enter_numbers(row, "pose", dig(record, "fidelity", "pose"))
+    return row
 
 
 def _of_identical(row: Row, output: str, name: str, perfect: Any) -> Any:
@@ -126,7 +126,8 @@ def _of_identical(row: Row, output: str, name: str, perfect: Any) -> Any:
 
 
 def _output(output: str, measured: Any) -> Row:
-    row = dict.fromkeys((f"{output}.{metric}" for metric in METRICS), None) | _numbers(output, measured)
+    row: Row = dict.fromkeys(_METRICS[output])
+    _enter_numbers(row, output, measured)
     row[f"{output}.non_finite"] = _as_count(dig(measured, "non_finite"))
     row[f"{output}.identical"] = flag(dig(measured, "identical"))
     grade = text(dig(measured, "grades", "relative_error"))
@@ -138,19 +139,20 @@ def _as_count(value: Any) -> float | None:
     return int(value) if isinstance(value, bool) else number(value)
 
 
-def _numbers(prefix: str, measured: Any) -> Row:
-    """Every number below `measured` under its dotted name."""
-    row: Row = {}
-    for name, value in measured.items() if isinstance(measured, Mapping) else ():
-        if isinstance(value, Mapping):
-            row |= _numbers(f"{prefix}.{name}", value) if name != "grades" else {}
+def _enter_numbers(row: Row, prefix: str, measured: Any) -> None:
+    """Enter every number below `measured` under its dotted name."""
+    for name, value in measured.items() if isinstance(measured, dict) else ():
+        if isinstance(value, dict):
+            if name != "grades":
+                _enter_numbers(row, f"{prefix}.{name}", value)
         elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
             row[f"{prefix}.{name}"] = number(value)
-    return row
 
 
 def number(value: Any) -> float | None:
     """`value` if it is a finite number, else None; an integer stays one."""
+    if type(value) is float:  # most are: ten thousand records have millions
+        return value if math.isfinite(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

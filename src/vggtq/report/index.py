@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vggtq.atomic import replacing
-from vggtq.config import PACKAGE
 from vggtq.report.sources import Source, commonest
-from vggtq.source_code import digest_of
+from vggtq.source_code import PACKAGE, digest_of
 
 INDEX_NAME = "records.index"
 FORMAT = "vggtq report index 1"

@@ -86,7 +86,7 @@ def families(rows: Sequence[Row]) -> list[tuple[str, list[Point]]]:
 def _name_points(axis: Any, marks: Sequence[Point], names: Sequence[tuple[Point, str]]) -> None:
     """Put each name at the nearest place around its point that is free of marks; a name without one is left out."""
     figure = axis.figure
-    figure.draw_without_rendering()
+    figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")  # names are placed in pixels: what is laid out now has to stay
     taken = [_around(axis.transData.transform(point)) for point in marks]
     places = [(dx * d, dy * d) for d in _DISTANCES for dx, dy in _ANGLES]
@@ -112,6 +112,7 @@ def _write(
     axis: Any, point: tuple[float, float], place: tuple[float, float], name: str, taken: Sequence[Any]
 ) -> Any:
     """Write `name` at `place`, in points from `point`, and return its box; None, and nothing, where it does not fit."""
+    from matplotlib.patheffects import withStroke
     from matplotlib.text import Text
 
     (dx, dy), renderer, frame = place, axis.figure.canvas.get_renderer(), axis.get_window_extent()
@@ -126,6 +127,7 @@ def _write(
         # Always a line: where points crowd, the nearest name may be a neighbour's.
         arrowprops={"arrowstyle": "-", "color": "black", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
         zorder=5,
+        path_effects=[withStroke(linewidth=2, foreground="white")],  # read also where it lies on the density
     )
     text.update_positions(renderer)
     box = Text.get_window_extent(text, renderer).padded(1)  # the words without their arrow

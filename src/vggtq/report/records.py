@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from vggtq.record import FILE_NAME, SCHEMA_VERSION
 from vggtq.report.i18n import Translate, translator
 
 Record = dict[str, Any]
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 class NotARecord(ValueError):
@@ -63,10 +64,17 @@ def _walk(folder: Path, skipped: str | None) -> Iterator[tuple[str, Path]]:
             yield os.path.realpath(path) if path.is_symlink() else os.path.join(here, FILE_NAME), path  # noqa: PTH118
 
 
-def read_record(path: Path) -> Record:
-    """The record in `path`; NotARecord says what it is instead. `NaN` and `Infinity` tokens read as null."""
+def read_record(path: Path, layers: bool = True) -> Record:
+    """The record in `path`; NotARecord says what it is instead. `NaN` and `Infinity` tokens read as null.
+
+    Without `layers` that list, two thirds of a file, is skipped where it is laid out as runs write it; [null] stands for it.
+    """
+    content = path.read_bytes()
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        try:
+            record = _loads(content if layers else _without_layers(content))
+        except json.JSONDecodeError:  # counted in the whole file, the line is one that an editor shows
+            record = _loads(content)
     except json.JSONDecodeError as error:
         raise NotARecord("not.json", line=error.lineno) from error
     except UnicodeDecodeError as error:
@@ -80,6 +88,17 @@ def read_record(path: Path) -> Record:
     except UnknownVersion as error:
         key = "not.newer" if error.newer else "not.version"
         raise NotARecord(key, found=repr(error.found), known=SCHEMA_VERSION) from error
+
+
+def _loads(content: bytes) -> Any:
+    return _DECODER.decode(content.decode("utf-8"))
+
+
+def _without_layers(content: bytes) -> bytes:
+    """JSON strings hold no line breaks: so these two lines are where a list of the record opens and ends."""
+    start = content.find(b'\n "layers": [\n')
+    end = content.find(b"\n ]", start + 1)
+    return content if min(start, end) < 0 else content[:start] + b'\n "layers": [null' + content[end:]
 
 
 def hardware(record: Record) -> tuple[Any, Any]:
@@ -101,7 +120,7 @@ def scenes_hash(record: Record) -> str | None:
 def dig(record: Any, *keys: str) -> Any:
     """`record[a][b]…`, or None as soon as a level is missing or no mapping."""
     for key in keys:
-        if not isinstance(record, Mapping):
+        if not isinstance(record, dict):
             return None
         record = record.get(key)
     return record

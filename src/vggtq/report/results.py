@@ -53,7 +53,10 @@ def write_results(report: Report, t: Translate, path: Path) -> None:
         for name, value in _parts(report, t).items():
             file.write(f' "{name}": {json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)},\n')
         for i, row in enumerate(rows):
-            file.write((",\n  " if i else ' "rows": [\n  ') + encode({name: row.get(name) for name in names}))
+            file.write(
+                (",\n  " if i else ' "rows": [\n  ')
+                + encode(dict(zip(names, map(row.get, names), strict=True)))
+            )
         file.write("\n ]\n}\n")
 
 

@@ -1,6 +1,5 @@
 """What the report keeps of one record: its row and where its numbers come from, about a tenth of the whole."""
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +35,8 @@ def source_of(path: Path, record: Record) -> Source:
     return Source(
         path,
         record_row(record),
-        _shared(flat(record.get("config"))),
-        _shared(flat(record.get("environment"))),
+        flat(record.get("config")),
+        flat(record.get("environment")),
         [str(dig(scene, "name")) for scene in scenes] if isinstance(scenes, list) else [],
         [str(dig(record, "model", key) or "") for key in ("source", "fingerprint", "licence")],
         [str(note) for note in notes] if isinstance(notes, list) else [],
@@ -45,11 +44,6 @@ def source_of(path: Path, record: Record) -> Source:
         str(preview) if preview else None,
         bool(dig(record, "layers")),
     )
-
-
-def _shared(settings: Mapping[str, str]) -> dict[str, str]:
-    """The same, its strings kept once for all records: thousands of runs differ in a handful of values."""
-    return {sys.intern(key): sys.intern(value) for key, value in settings.items()}
 
 
 def commonest(all_settings: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a row is called: its label and, where others share it, the few settings that tell them apart."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,22 @@ _CHARACTERS = 40
 _spelled = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each value
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, str]:
+def flat(node: Any) -> dict[str, str]:
     """A nested mapping, such as the configuration of a run, as dotted keys and values as one would type them."""
     found: dict[str, str] = {}
-    for name, value in node.items() if isinstance(node, Mapping) else ():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            plain = value if isinstance(value, str) else str(value) if type(value) is int else None
-            found[f"{prefix}{name}"] = _spelled(value) if plain is None else plain
+    _enter(found, "", node)
     return found
+
+
+def _enter(found: dict[str, str], prefix: str, node: Any) -> None:
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if isinstance(value, dict):
+            _enter(found, f"{prefix}{name}.", value)
+            continue
+        plain = value if type(value) is str else str(value) if type(value) is int else _spelled(value)
+        found[sys.intern(prefix + name)] = sys.intern(
+            plain
+        )  # kept once: thousands of runs differ in a handful of values
 
 
 def unique_titles(rows: Sequence[Row], settings: Sequence[Settings]) -> list[str]:
