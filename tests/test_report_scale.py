@@ -20,7 +20,9 @@ from vggtq.report.frame import record_row
 from vggtq.report.groups import Group, group_rows
 from vggtq.report.i18n import translator
 from vggtq.report.index import INDEX_NAME, load_index, write_index
+from vggtq.report.records import NotARecord, read_record
 from vggtq.report.shortlist import DRAWN_ROWS, READ_ROWS
+from vggtq.report.sources import source_of
 
 EN = translator("en")
 
@@ -140,6 +142,29 @@ def test_other_versions_are_listed_with_their_reason(version: object, words: str
     write(tmp_path, [fp32(), record(schema_version=version)])
     found = collect([tmp_path])
     assert len(found.sources) == 1 and words in found.unreadable[0].reason
+
+
+@pytest.mark.parametrize("layout", [1, 2, None])
+def test_tables_need_no_layers_and_are_the_same_without(tmp_path: Path, layout: int | None) -> None:
+    made = list(scale_records(3))[-1]
+    made["notes"] = ['the words \n "layers": [\n in a note']
+    for name, layers in {"with": made["layers"], "none": [], "null": None, "odd": "]"}.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(made | {"layers": layers}, indent=layout))
+        assert source_of(path, read_record(path, layers=False)) == source_of(path, read_record(path))
+    assert read_record(tmp_path / "with.json")["layers"] == made["layers"]
+
+
+def test_a_record_torn_within_its_layers_is_told_with_its_line(tmp_path: Path) -> None:
+    text = json.dumps(list(scale_records(2))[-1], indent=1)
+    path = tmp_path / "result.json"
+    path.write_text(text[: text.index("weight_sqnr_db")])
+    line = path.read_text().count("\n") + 1
+    with pytest.raises(NotARecord, match=f"line {line}"):
+        read_record(path, layers=False)
+    path.write_text(text[:-20])
+    with pytest.raises(NotARecord, match=f"line {text[:-20].count(chr(10)) + 1}"):
+        read_record(path, layers=False)
 
 
 @pytest.fixture(scope="module")

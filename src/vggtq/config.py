@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore

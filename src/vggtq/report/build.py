@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vggtq.atomic import replacing
 from vggtq.errors import ConfigError, DataError, did_you_mean
 from vggtq.report.collection import Collection, collect
-from vggtq.report.frame import frame_of, record_row
+from vggtq.report.frame import record_row, whole_numbers
 from vggtq.report.groups import Group, group_rows
 from vggtq.report.i18n import LANGUAGES, Translate, translator
 from vggtq.report.index import INDEX_NAME, load_index, write_index
@@ -22,12 +22,11 @@ from vggtq.report.paper import paper_files
 from vggtq.report.records import read_record
 from vggtq.report.results import Report, write_results
 from vggtq.report.scenes_markdown import multi_scene_files
-from vggtq.report.tables import group_markdown, summary_table, unreadable_markdown
+from vggtq.report.tables import group_markdown, groups_table, unreadable_markdown
 from vggtq.report.text import group_text, heading, unreadable_text, wrap
 from vggtq.report.titles import flat
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.table import Table
 
 # What a template writes besides the standard files: their contents by name.
@@ -113,26 +112,19 @@ def make_report(found: Collection, folders: Sequence[Path] = ()) -> Report:
     """Rows, groups and recommendations of the records, nothing written."""
     rows = [source.row for source in found.sources]
     groups = group_rows(rows, [source.settings for source in found.sources])
-    frame = _frame(groups)
     choices = {group.number: group.choices for group in groups if group.number}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Report(
-        frame, groups, choices, found.unreadable, found.superseded, list(folders), now, found.sources
-    )
+    return Report(groups, choices, found.unreadable, found.superseded, list(folders), now, found.sources)
 
 
 def summary_of(records: Iterable[Path | Mapping[str, Any]], lang: str = "en") -> "Table":
     """The terminal table of some records, given as loaded or as the paths of their `result.json`."""
     loaded = [read_record(record) if isinstance(record, Path) else dict(record) for record in records]
-    return summary_table(_frame(_grouped(loaded)), lang)
+    return groups_table(_grouped(loaded), lang)
 
 
 def _grouped(records: Sequence[Mapping[str, Any]]) -> list[Group]:
     return group_rows([record_row(dict(r)) for r in records], [flat(r.get("config")) for r in records])
-
-
-def _frame(groups: Sequence[Group]) -> "pd.DataFrame":
-    return frame_of(row for group in groups for row in group.rows)
 
 
 def write_report(report: Report, out: Path, lang: str = "en") -> None:
@@ -149,12 +141,10 @@ def write_report(report: Report, out: Path, lang: str = "en") -> None:
 
 
 def _write_csv(report: Report, path: Path) -> None:
-    """What `report.frame.to_csv` writes, from the rows that the frame was made of: in half the time."""
-    names = list(map(str, report.frame.columns))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(map(row.get, names) for group in report.groups for row in group.rows)
+        writer.writerow(report.names)
+        writer.writerows(map(row.get, report.names) for row in report.rows)
 
 
 def _write_parquet(report: Report, path: Path, t: Translate) -> None:
@@ -163,7 +153,13 @@ def _write_parquet(report: Report, path: Path, t: Translate) -> None:
         path.unlink(missing_ok=True)  # an older report's
         report.hints.append(t("no_parquet"))
         return
-    _write(report, path, lambda temporary: report.frame.to_parquet(temporary, index=False, engine="pyarrow"))
+    import pyarrow
+    from pyarrow import parquet
+
+    types = dict.fromkeys(whole_numbers(report.rows), pyarrow.int64())
+    columns = {name: [row.get(name) for row in report.rows] for name in report.names}
+    table = pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
+    _write(report, path, partial(parquet.write_table, table))
 
 
 def _write(report: Report, path: Path, write: Callable[[Path], Any]) -> None:

@@ -8,7 +8,7 @@ as soon as one output is missing or holds a non-finite value.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vggtq.report.columns import COLUMNS, GRADES, INTEGERS, MEMORY, METRICS, OUTPUTS, REFERENCES, SIZES
@@ -187,15 +187,23 @@ def _between(ordered: list[float], place: float) -> float:
     return low + (ordered[min(int(place) + 1, len(ordered) - 1)] - low) * (place % 1)
 
 
+def names_of(rows: Iterable[Row]) -> list[str]:
+    """The columns of some rows: `COLUMNS` in their order, further ones behind."""
+    return list(dict.fromkeys(COLUMNS) | {name: None for row in rows for name in row})
+
+
+def whole_numbers(rows: Sequence[Row]) -> list[str]:
+    """The columns that hold integers and nothing else: float64 prints 4793 as 4793.0 beside an empty cell."""
+    return [name for name in INTEGERS if not any(isinstance(row.get(name), float) for row in rows)]
+
+
 def frame_of(rows: Iterable[Row]) -> "pd.DataFrame":
-    """The rows as a DataFrame, one per run; columns in the order of `COLUMNS`, further ones behind."""
+    """The rows as a DataFrame, one per run."""
     import pandas as pd
 
     rows = list(rows)
-    names = dict.fromkeys(COLUMNS) | {name: None for row in rows for name in row}
-    frame = pd.DataFrame(rows, columns=list(names))
-    whole = [name for name in INTEGERS if not any(isinstance(row.get(name), float) for row in rows)]
-    return frame.astype(dict.fromkeys(whole, "Int64"))  # float64 prints 4793 as 4793.0 beside an empty cell
+    frame = pd.DataFrame(rows, columns=names_of(rows))
+    return frame.astype(dict.fromkeys(whole_numbers(rows), "Int64"))
 
 
 def rows_of(frame: "pd.DataFrame") -> list[Row]:

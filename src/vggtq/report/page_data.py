@@ -4,7 +4,7 @@ Numbers are those of the rows, rounded to 7 digits. What is the same in many run
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vggtq.report.columns import OUTPUTS, REFERENCES
@@ -67,6 +67,7 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
     sources = [by_row[id(row)] for row in rows]
     telling = [index[id(row)] for group in report.groups for row in group.telling(HEAT_ROWS)][:HEAT_ROWS]
     columns = [*_COLUMNS, "scenes", "verdict"]
+    records = dict(_records(sources, telling))
     data: dict[str, Any] = {
         "lang": lang,
         "texts": {name: _texts(i) for i, name in enumerate(LANGUAGES)},
@@ -79,8 +80,8 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
         "needs": NEEDS,
         "rows": {"columns": columns, "values": list(map(_values, sources))},
         "groups": [_group(group, index) for group in report.groups],
-        "layers": _layers(sources, telling),
-        "sensitivities": sensitivities_of(_records(sources, telling)),
+        "layers": _layers(records),
+        "sensitivities": sensitivities_of(records.items()),
         "unreadable": [
             {"path": str(item.path), "reason": {name: item.told(translator(name)) for name in LANGUAGES}}
             for item in report.unreadable
@@ -138,9 +139,9 @@ def _records(sources: Sequence[Source], telling: Sequence[int]) -> Iterator[tupl
                 continue
 
 
-def _layers(sources: Sequence[Source], telling: Sequence[int]) -> dict[str, Any]:
+def _layers(records: Mapping[int, Record]) -> dict[str, Any]:
     """The noise of every layer of the telling runs; null where a layer was kept."""
-    found = {i: layer_ratios(record) for i, record in _records(sources, telling)}
+    found = {i: layer_ratios(record) for i, record in records.items()}
     # Records list layers in the network's order; who quantized most knows it best.
     most_first = sorted(found.values(), key=len, reverse=True)
     names = list(dict.fromkeys(name for own in most_first for name in own))

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggtq.report.columns import COLUMNS
-from vggtq.report.frame import Row
+from vggtq.report.frame import Row, frame_of, names_of
 from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import Choice
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What `build_report` found and wrote; `frame` has one row per run, its columns as in `COLUMNS`."""
+    """What `build_report` found and wrote."""
 
-    frame: "pd.DataFrame"
     groups: list[Group]
     choices: dict[int, list[Choice]]
     unreadable: list[Unreadable]
@@ -36,6 +36,21 @@ class Report:
     )  # what readers of the report have to know of how it was made
     hints: list[str] = field(default_factory=list)  # what whoever made it could do better
 
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One per run, group by group."""
+        return [row for group in self.groups for row in group.rows]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns of all rows together."""
+        return names_of(self.rows)
+
+    @cached_property
+    def frame(self) -> "pd.DataFrame":
+        """The rows, their columns as in `COLUMNS`. Made when asked for: pandas loads slowly."""
+        return frame_of(self.rows)
+
     def counts(self) -> dict[str, int]:
         failed = sum(len(group.failed) for group in self.groups)
         runs = sum(len(group.rows) for group in self.groups)
@@ -45,18 +60,14 @@ class Report:
 
 def write_results(report: Report, t: Translate, path: Path) -> None:
     """The report as strict JSON, each row on a line of its own."""
-    names = list(map(str, report.frame.columns))
     encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-    rows = (row for group in report.groups for row in group.rows)
     with path.open("w", encoding="utf-8") as file:
         file.write("{\n")
         for name, value in _parts(report, t).items():
             file.write(f' "{name}": {json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)},\n')
-        for i, row in enumerate(rows):
-            file.write(
-                (",\n  " if i else ' "rows": [\n  ')
-                + encode(dict(zip(names, map(row.get, names), strict=True)))
-            )
+        for i, row in enumerate(report.rows):
+            whole = dict(zip(report.names, map(row.get, report.names), strict=True))
+            file.write((",\n  " if i else ' "rows": [\n  ') + encode(whole))
         file.write("\n ]\n}\n")
 
 
