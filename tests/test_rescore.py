@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from test_run import recorded
+from test_run import recorded, tiny
 from vggtq.data.scene import GroundTruth, Scene
 from vggtq.errors import DataError
 from vggtq.predictions import FILE_NAME, Predictions, read_predictions
 from vggtq.rescore import main, rescore
+from vggtq.resume import earlier
 
 KEPT = ("scheme=int4_group", "save_predictions=true")
 
@@ -86,6 +87,12 @@ def test_a_later_run_without_predictions_removes_the_earlier_ones(
 ) -> None:
     assert recorded(tmp_path / "run", "scheme=int4_group")["predictions"] is None
     assert not (tmp_path / "run" / FILE_NAME).exists()
+
+
+def test_predictions_that_are_gone_are_made_again(tmp_path: Path, kept: dict[str, Any]) -> None:
+    assert earlier(tiny(*KEPT), tmp_path / "run") is not None
+    (tmp_path / "run" / FILE_NAME).unlink()
+    assert earlier(tiny(*KEPT), tmp_path / "run") is None
 
 
 def test_predictions_come_back_bit_for_bit(tmp_path: Path) -> None:

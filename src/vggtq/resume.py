@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # Versions that numbers depend on; a new pandas or Hydra measures nothing anew.
 PACKAGES = ("torch", "numpy", "scikit-image", "pillow")
 FILES = ("picture", "preview")  # of the record: names of files beside it
+LARGE_FILES = ("artifact", "predictions")  # of the record: what is known of files beside it
 
 
 @dataclass(frozen=True)
@@ -84,5 +85,5 @@ def _differences(config: Config, record: dict[str, Any], folder: Path) -> list[s
 
 
 def _missing(record: dict[str, Any], folder: Path) -> list[str]:
-    names = [record[key] for key in FILES] + [(record["artifact"] or {}).get("file")]
+    names = [record[key] for key in FILES] + [(record[key] or {}).get("file") for key in LARGE_FILES]
     return [f"no {name}" for name in names if name and not (folder / name).is_file()]

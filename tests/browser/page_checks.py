@@ -299,14 +299,41 @@ def test_another_group_shows_its_own_runs(page: Chrome) -> None:
     assert "preview_scenes" in page.find_element("id", "geometry-notes").text
 
 
+def test_any_number_of_a_row_leads_to_its_run(page: Chrome) -> None:
+    page.find_element(CSS, '#table tr[data-row="1"] td.value').click()
+    origin = page.find_element("id", "origin")
+    assert origin.get_attribute("open") is not None
+    assert "scheme=int8_per_channel" in origin.get_attribute("textContent")
+
+
+def test_small_changes_are_not_rounded_away(page: Chrome) -> None:
+    words = "return [0.0004, -0.0002, 0.0012].map((value, _, all) => signed(value, digitsOf(all)))"
+    source = page.execute_script("return document.scripts[document.scripts.length - 1].textContent")
+    start, end = source.index("const signed"), source.index("const dagger")
+    assert page.execute_script(source[start:end] + words) == ["+0.0004", "−0.0002", "+0.0012"]
+
+
+def sized_as(page: Chrome, width: int, media: str) -> Any:
+    """What the page and its charts measure on a screen, or a sheet, of some width."""
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": width < 600}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    measure = "(svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width"
+    return page.execute_async_script(
+        f"""requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]([document.documentElement.scrollWidth,
+        Math.min(...[...document.querySelectorAll('svg.chart')].map({measure}))])))"""
+    )
+
+
 def test_the_page_fits_a_telephone_and_prints(page: Chrome) -> None:
-    phone = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     try:
-        page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-        assert page.execute_script("return document.documentElement.scrollWidth") == 390
+        width, scale = sized_as(page, 390, "screen")
+        assert width == 390 and scale > 0.7  # words of 12 pixels stay readable
+        assert sized_as(page, 1030, "print")[0] <= 1030  # landscape, as the style asks for
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"landscape": True})["data"])
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     assert 1 < printed.count(b"/Type /Page\n") <= 12
 
 

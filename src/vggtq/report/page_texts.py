@@ -19,9 +19,9 @@ PAGE_TEXTS: dict[str, tuple[str, str]] = {
     "p.shown_group": ("Shown below: charts, geometry and choice of", "以下图表、几何与选择所属的组"),
     # table
     "p.runs_intro": (
-        "Click a heading to sort, a scheme to see where its numbers come from. Changes are against the FP32 model on the "
+        "Click a heading to sort, a row to see where its numbers come from. Changes are against the FP32 model on the "
         "same images, with their 95 % interval over scenes.",
-        "点击表头排序，点击方案查看数据来源。变化量相对于同一图像上的 FP32 模型，方括号内为按场景的 95% 置信区间。",
+        "点击表头排序，点击一行查看其数据来源。变化量相对于同一图像上的 FP32 模型，方括号内为按场景的 95% 置信区间。",
     ),
     "p.search": ("Search", "搜索"),
     "p.search_hint": ("scheme, model, scene…", "方案、模型、场景…"),

@@ -23,7 +23,7 @@ function drawPareto(shown) {
   const title = t("p.chart_pareto");
   const points = shown.filter((row) => has(row, "stored_bytes") && has(row, "mean_relative_error"));
   if (!points.length) return show("chart-pareto", title, [el("p", {}, t("p.nothing"))]);
-  const [W, H, left, right, top, bottom] = [640, 400, 74, 620, 14, 350];
+  const [W, H, left, top, bottom] = [chartWidth(), 400, 74, 14, 350], right = W - 20;
   const x = logScale(points.map((row) => row.stored_bytes / 2 ** 20), left, right);
   const y = logScale(points.map((row) => row.mean_relative_error), bottom, top, { zero: true });
   const at = (row) => [x(row.stored_bytes / 2 ** 20), y(row.mean_relative_error)];
@@ -49,7 +49,7 @@ function drawPareto(shown) {
     chart(W, H, title, ...axisX(x, top, bottom, t("p.axis_bytes"), (left + right)),
       ...axisY(y, left, right, t("axis.mean_error")),
       ...(many ? density(points.filter((row) => !onFront.has(row)).map(at)) : []), ...lines, svg("path", { class: "front", d: path }),
-      ...labels(front, at, left), ...marks)]);
+      ...labels(front, points.filter((row) => !many || onFront.has(row)).map(at), at, [left, right, top]), ...marks)]);
 }
 
 // Runs that differ in bits, or in the budget for them, are one curve where there are three or more.
@@ -61,16 +61,19 @@ function familiesOf(points) {
     .map(([name, curve]) => [name, curve.sort((a, b) => a.stored_bytes - b.stored_bytes)]);
 }
 
-// Names below the points of the front, where no other point can be, or above where that is off the chart; none on another.
-function labels(front, at, left) {
-  const taken = [];
+// Names beside the points of the front, below them first, where no other point can be; none on a mark or on another name.
+function labels(front, marks, at, [left, right, top]) {
+  const taken = marks.map(([px, py]) => [px - 5, py - 5, px + 5, py + 5]);
   return front.map((row) => {
-    const [px, py] = at(row), words = clip(row.title, 28), width = 6.4 * words.length;
-    const end = px - width - 8 > left;
-    const box = [end ? px - width - 8 : px + 8, end ? py + 14 : py - 7];
-    if (taken.some(([bx, by, w]) => Math.abs(by - box[1]) < 13 && box[0] < bx + w && bx < box[0] + width)) return null;
-    taken.push([...box, width]);
-    return svg("text", { x: end ? px - 9 : px + 9, y: box[1], "text-anchor": end ? "end" : "start" }, words);
+    const [px, py] = at(row), words = clip(row.title, 28), width = 6.6 * words.length;
+    for (const [end, y] of [[true, py + 14], [false, py - 7], [false, py + 14], [true, py - 7]]) {
+      const x = end ? px - 8 : px + 8, box = [end ? x - width : x, y - 9, end ? x : x + width, y + 2];
+      const free = taken.every((other) => box[0] > other[2] || other[0] > box[2] || box[1] > other[3] || other[1] > box[3]);
+      if (!free || box[0] < left || box[2] > right || box[1] < top) continue;
+      taken.push(box);
+      return svg("text", { x, y, "text-anchor": end ? "end" : "start" }, words);
+    }
+    return null;
   });
 }
 
@@ -88,7 +91,7 @@ function drawGroups(shown) {
   const many = lines.some((curve) => curve.rows.length > STRIP_ROWS);
   if (many) lines.forEach((curve) => { curve.rows = medians(curve.rows); });
   if (!lines.length) return show("chart-groups", title, [el("p", {}, t("p.no_groups"))]);
-  const [W, H, left, right, top, bottom] = [640, 400, 74, 620, 14, 350];
+  const [W, H, left, top, bottom] = [chartWidth(), 400, 74, 14, 350], right = W - 20;
   const all = lines.flatMap((curve) => curve.rows);
   const x = logScale(all.map((row) => row.group_size), left, right);
   x.ticks = [...new Set(all.map((row) => row.group_size))].sort((a, b) => a - b).map((size) => [size, String(size)]);
@@ -126,3 +129,4 @@ function drawCharts() {
   drawSensitivity(shown);
 }
 views.push(drawCharts);
+narrow.addEventListener("change", drawCharts);

@@ -11,13 +11,14 @@ function telling(all) {
 
 function strips(id, title, all, place, marksOf, entries, axis) {
   if (!all.length) return show(id, title, [el("p", {}, t("p.nothing"))]);
-  const shown = telling(all), [W, left, right, step] = [640, 200, 620, 24];
+  const shown = telling(all), [W, step] = [chartWidth(), 24];
+  const left = narrow.matches ? 150 : 200, right = W - 20;
   const bottom = 10 + step * shown.length;
   const x = place(shown, left, right);
   const lines = shown.flatMap((row, i) => {
     const y = 10 + step * (i + 0.5);
     return [svg("line", { class: "grid", x1: left, x2: right, y1: y, y2: y }),
-      svg("text", { class: "row", x: left - 8, y: y + 4, "text-anchor": "end" }, clip(row.title, 27)), ...marksOf(row, x, y)];
+      svg("text", { class: "row", x: left - 8, y: y + 4, "text-anchor": "end" }, clip(row.title, narrow.matches ? 19 : 27)), ...marksOf(row, x, y)];
   });
   const one = axis === "p.axis_speed" ? [svg("line", { class: "one", x1: x(1), x2: x(1), y1: 10, y2: bottom })] : [];
   show(id, title, [legend(entries),

@@ -95,6 +95,9 @@ function keyboard(chart) {
 function chart(width, height, label, ...children) {
   return keyboard(svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": label }, ...children));
 }
+// On a telephone charts are narrower, so that their words stay as large as those around them.
+const narrow = matchMedia("(max-width: 600px)");
+const chartWidth = () => (narrow.matches ? 400 : 640);
 const legend = (entries) => el("div", { class: "legend" }, ...entries.map(([cls, shape, words]) =>
   el("span", {}, svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, svg("g", { class: cls }, shape(7, 7))), words)));
 // The end of a name often is what tells it from others.

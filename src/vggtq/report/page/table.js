@@ -19,7 +19,8 @@ function change(name) {
   return (row) => {
     const [mean, low, high] = ["mean", "low", "high"].map((end) => row[`geometry.change.${name}.${end}`]);
     if (mean === null) return [DASH];
-    return [signed(mean), low === null ? null : `[${signed(low)}, ${signed(high)}]`];
+    const digits = digitsOf([mean, low, high]);
+    return [signed(mean, digits), low === null ? null : `[${signed(low, digits)}, ${signed(high, digits)}]`];
   };
 }
 const byChange = (name) => (row) => row[`geometry.change.${name}.mean`];
@@ -81,9 +82,11 @@ function heading(column) {
 }
 
 function line(row) {
+  // any number leads to its run; whoever marks one to copy it stays here, and the name is a button of its own
+  const onclick = (event) => { if (!event.target.closest("button") && getSelection().isCollapsed) showOrigin(row); };
   const name = el("th", { scope: "row", class: "text" }, originButton(row));
   if (row.status !== "ok") {
-    return el("tr", { "data-row": row.id }, name, el("td", { class: "text" }, gradeChip(row)),
+    return el("tr", { "data-row": row.id, onclick }, name, el("td", { class: "text" }, gradeChip(row)),
       el("td", { class: "reason", colspan: COLUMNS.length - 2 }, row.error || "?"));
   }
   const cells = COLUMNS.slice(2).map((column) => {
@@ -91,7 +94,7 @@ function line(row) {
     return el("td", { class: column.text ? "text" : "value" }, String(text),
       below ? el("span", { class: "range" }, below) : null);
   });
-  return el("tr", { "data-row": row.id }, name, el("td", { class: "text" }, gradeChip(row)), ...cells);
+  return el("tr", { "data-row": row.id, onclick }, name, el("td", { class: "text" }, gradeChip(row)), ...cells);
 }
 
 function drawBody() {

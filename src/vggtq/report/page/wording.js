@@ -8,7 +8,12 @@ function short(value) {
   if (Math.abs(value) >= 100) return value.toFixed(0);
   return Number(value.toPrecision(3)).toString();
 }
-const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
+const signed = (value, digits = 3) => (value === 0 ? "0" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`);
+// A change of 0.0004 is not 0.000.
+function digitsOf(values) {
+  const most = Math.max(...values.map((value) => Math.abs(value ?? 0)));
+  return most < 0.01 ? 4 : 3;
+}
 const dagger = (row) => (row.simulated === false ? "" : " †");
 const milliseconds = (value) => `${short(value)} ms`;
 
