@@ -33,7 +33,7 @@ from vggtq.report.recommend import Choice, balanced_score, pareto_front, recomme
 from vggtq.report.sources import source_of
 from vggtq.report.tables import escape
 from vggtq.report.text import wrap
-from vggtq.report.wording import explain
+from vggtq.report.wording import beside, explain, interval
 
 
 def choices(*records: dict) -> dict[str, Choice]:
@@ -534,8 +534,15 @@ def test_changes_against_fp32_come_with_their_interval(tmp_path: Path) -> None:
     build_report([tmp_path], tmp_path / "report")
     table = (tmp_path / "report" / "comparison.md").read_text()
     assert re.search(r"\(0\.900\) −0\.020 \\\[−0\.030, −0\.010\\\]", table)
-    assert "more than noise: [-0.030, -0.010]" in explain(choices(fp32(), lost)["smallest"], translator("en"))
+    assert "more than noise: [−0.030, −0.010]" in explain(choices(fp32(), lost)["smallest"], translator("en"))
     assert "within the noise of these scenes" in explain(choices(fp32(), same)["smallest"], translator("en"))
+
+
+def test_a_small_change_shows_its_digits_and_its_side_of_zero() -> None:
+    assert beside(0.1, 0.1, -0.0004, -0.0009, 0.0001) == "0.100 (0.100) −0.0004 [−0.0009, +0.0001]"
+    assert beside(0.1, 0.1, 0.0, 0.0, 0.0) == "0.100 (0.100) 0 [0, 0]"
+    assert interval(-0.00011, -0.00022, -0.000004) == ["−0.000110", "−0.000220", "−0.000004"]
+    assert interval(-0.02, -0.03, -0.01) == ["−0.020", "−0.030", "−0.010"]
 
 
 def test_runs_that_differ_in_bits_alone_are_one_curve_of_the_pareto_chart() -> None:

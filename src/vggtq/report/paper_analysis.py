@@ -11,7 +11,7 @@ from vggtq.report.groups import Group
 from vggtq.report.i18n import Translate
 from vggtq.report.recommend import choose, rankings, speed_verdict
 from vggtq.report.tables import escape
-from vggtq.report.wording import fixed, grade, mib, short, speedup
+from vggtq.report.wording import fixed, grade, interval, mib, short, speedup
 
 TRUTH = {
     "AUC@30": ("pose.auc_30", 1),
@@ -133,8 +133,8 @@ def _beyond(row: Row, direction: int, t: Translate) -> list[str]:
         if mean is None or low is None or high is None or low <= 0 <= high:
             continue
         if (mean > 0) == (better == direction):
-            numbers = {key: f"{value:+.3f}" for key, value in (("mean", mean), ("low", low), ("high", high))}
-            found.append(t("paper.truth.metric", name=_metric(name, t), **numbers).replace("-0", "−0"))
+            numbers = dict(zip(("mean", "low", "high"), interval(mean, low, high), strict=True))
+            found.append(t("paper.truth.metric", name=_metric(name, t), **numbers))
     return found
 
 

@@ -1,5 +1,6 @@
 """Numbers and choices in words: what the tables, the text report and the JSON all say in the same way."""
 
+import math
 from collections.abc import Sequence
 
 from vggtq.report.columns import MIB
@@ -48,7 +49,20 @@ def beside(
     text = f"{fixed(value, 3)} ({fixed(reference, 3)})"
     if change is None or low is None or high is None:
         return text
-    return f"{text} {change:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "\u2212")
+    digits = 4 if max(map(abs, (change, low, high))) < 0.01 else 3  # a change of 0.0004 is not 0.000
+    words = [signed(number, digits) for number in (change, low, high)]
+    return f"{text} {words[0]} [{words[1]}, {words[2]}]"
+
+
+def signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "\u2212") if value else "0"
+
+
+def interval(*values: float) -> list[str]:
+    """The ends of an interval, and what lies within, with as many digits as show on which side of 0 they are."""
+    least = min((abs(value) for value in values if value), default=1.0)
+    digits = min(6, max(3, math.ceil(-math.log10(least))))
+    return [signed(value, digits) for value in values]
 
 
 def psnr(row: Row, output: str, t: Translate) -> str:
@@ -133,9 +147,9 @@ def _evidence(choice: Choice, row: Row, t: Translate) -> list[str]:
             parts.append(t("evidence.truth", name=name, **values))
             low, high = (row[f"geometry.change.{column}.{end}"] for end in ("low", "high"))
             if low is not None and high is not None:
-                interval = {"low": f"{low:+.3f}", "high": f"{high:+.3f}"}
+                ends = dict(zip(("low", "high"), interval(low, high), strict=True))
                 parts.append(
-                    t("evidence.noise" if low <= 0 <= high else "evidence.change", name=name, **interval)
+                    t("evidence.noise" if low <= 0 <= high else "evidence.change", name=name, **ends)
                 )
     if row["weights"] == "random":
         parts.append(t("random_short"))
