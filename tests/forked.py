@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pkgutil
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -12,19 +13,19 @@ PRELOADED = [
 ]
 
 
-def started(folder: Path, *arguments: str) -> BaseProcess:
-    """A running command in `folder`; what it prints is in `printed(folder)`."""
+def started(folder: Path, *arguments: str, without: tuple[str, ...] = ()) -> BaseProcess:
+    """A running command in `folder`; what it prints is in `printed(folder)`. without: packages that it does not find."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_main, args=(str(folder), arguments))
+    process = context.Process(target=_main, args=(str(folder), arguments, without))
     (folder / "printed.txt").write_text("")
     process.start()
     return process
 
 
-def finished(folder: Path, *arguments: str) -> tuple[int | None, str]:
+def finished(folder: Path, *arguments: str, without: tuple[str, ...] = ()) -> tuple[int | None, str]:
     """Exit status and output of a command."""
-    process = started(folder, *arguments)
+    process = started(folder, *arguments, without=without)
     process.join(timeout=300)
     return process.exitcode, printed(folder)
 
@@ -34,7 +35,8 @@ def printed(folder: Path) -> str:
     return (folder / "printed.txt").read_text()
 
 
-def _main(folder: str, arguments: tuple[str, ...]) -> None:
+def _main(folder: str, arguments: tuple[str, ...], without: tuple[str, ...]) -> None:
+    _hide(without)
     os.chdir(folder)
     os.environ["COLUMNS"] = "200"
     with Path("printed.txt").open("wb", buffering=0) as file:
@@ -44,3 +46,10 @@ def _main(folder: str, arguments: tuple[str, ...]) -> None:
     from vggtq.run import main
 
     main()
+
+
+def _hide(packages: tuple[str, ...]) -> None:
+    """From imports, from find_spec, and from Hydra, which walks through the packages below hydra_plugins."""
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
+    walk = pkgutil.walk_packages
+    pkgutil.walk_packages = lambda *a, **k: (m for m in walk(*a, **k) if not m.name.startswith(packages))  # type: ignore

@@ -1,6 +1,8 @@
 """The quantized model as a file: what is loaded is what was saved, and what is not right is refused."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,8 @@ from vggtq.quant.rest import round_rest_
 from vggtq.quant.scheme import Activations, Layers, Scheme, Weights
 from vggtq.quant.size import stored_bytes
 
-# qat: test_finetune.py, auto_mixed: test_mixed.py
-SCHEMES = [name for name in options("scheme") if name not in ("fp32", "qat", "auto_mixed")]
+# qat and qat_w3: test_finetune.py, auto_mixed: test_mixed.py
+SCHEMES = [name for name in options("scheme") if name not in ("fp32", "qat", "qat_w3", "auto_mixed")]
 ALL_TYPES = "scheme.layers.types=[Linear,MultiheadAttention,Conv2d,ConvTranspose2d]"
 FIXTURES = Path(__file__).with_name("fixtures")
 NOWHERE = WeightsInfo("seed 0", "random", "0" * 64, random=True)
@@ -38,20 +40,29 @@ def config(*overrides: str) -> Config:
 
 
 def quantized(settings_: Config) -> tuple[LoadedModel, nn.Module, artifact.Quantization]:
-    loaded = settings_.model.load(torch.device("cpu"))
-    twin = share_parameters(loaded.module)
-    pictures = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
-    result = quantize_(twin, settings_.scheme, calibrate=lambda model: model(pictures))
+    loaded, twin, result = rounded(settings_)
     round_rest_(twin, settings_.rest)
     return loaded, twin, result
 
 
+def rounded(settings_: Config) -> tuple[LoadedModel, nn.Module, artifact.Quantization]:
+    loaded = settings_.model.load(torch.device("cpu"))
+    twin = share_parameters(loaded.module)
+    pictures = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+    return loaded, twin, quantize_(twin, settings_.scheme, calibrate=lambda model: model(pictures))
+
+
 def saved(settings_: Config, path: Path) -> tuple[LoadedModel, nn.Module]:
     loaded, twin, result = quantized(settings_)
-    artifact.save(
-        twin, path, settings_.scheme, result, loaded.weights, settings_.model.identity(), settings_.rest
-    )
+    write(loaded, twin, result, settings_, path)
     return loaded, twin
+
+
+def write(
+    loaded: LoadedModel, twin: nn.Module, result: artifact.Quantization, settings_: Config, path: Path
+) -> None:
+    identity = settings_.model.identity()
+    artifact.save(twin, path, settings_.scheme, result, loaded.weights, identity, settings_.rest)
 
 
 @pytest.fixture
@@ -67,20 +78,22 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("rest", ["float32", "float16", "bfloat16"])
-def test_loaded_model_predicts_what_the_saved_one_did(tmp_path: Path, scheme: str, rest: str) -> None:
-    path = tmp_path / "model.safetensors"
-    settings_ = config(f"scheme={scheme}", f"rest={rest}", ALL_TYPES, "scheme.layers.skip_first_last=false")
-    loaded, twin = saved(settings_, path)
-    again = vggtq.load(path)
+def test_loaded_model_predicts_what_the_saved_one_did(tmp_path: Path, scheme: str) -> None:
+    settings_ = config(f"scheme={scheme}", ALL_TYPES, "scheme.layers.skip_first_last=false")
+    loaded, whole, result = rounded(settings_)
     pictures = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
-    expected, got = loaded.predict(pictures, twin), again.predict(pictures)
-    assert expected.keys() == got.keys()
-    for name in expected:
-        assert torch.equal(expected[name], got[name]), name
-    assert again.weights == loaded.weights
-    assert again.header.scheme == settings_.scheme
-    assert again.header.label == settings_.scheme.label
+    for rest in ("float32", "float16", "bfloat16"):
+        path, twin = tmp_path / f"{rest}.safetensors", copy.deepcopy(whole)
+        round_rest_(twin, rest)
+        write(loaded, twin, result, replace(settings_, rest=rest), path)
+        again = vggtq.load(path)
+        expected, got = loaded.predict(pictures, twin), again.predict(pictures)
+        assert expected.keys() == got.keys()
+        for name in expected:
+            assert torch.equal(expected[name], got[name]), (rest, name)
+        assert again.weights == loaded.weights
+        assert again.header.scheme == settings_.scheme
+        assert again.header.label == settings_.scheme.label
 
 
 @pytest.mark.parametrize("rest", ["float32", "float16"])

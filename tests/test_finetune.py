@@ -16,6 +16,7 @@ from vggtq.config import compose, validated
 from vggtq.errors import ConfigError, DataError, QuantizationError
 from vggtq.finetune_data import Views
 from vggtq.quant.activations import fake_quantize
+from vggtq.quant.finetune import finetune
 from vggtq.quant.finetune.checkpoint import Checkpoint
 from vggtq.quant.finetune.finetune import finetune_
 from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
@@ -221,6 +222,20 @@ def test_the_error_falls_below_rounding_after_training() -> None:
     assert after < 0.85 * before, "on inputs that nobody has seen"
 
 
+@pytest.fixture
+def caught(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Gets the trained network before its layers are exchanged."""
+    found: list[nn.Module] = []
+    exchange = finetune._exchange_
+
+    def catch(model: nn.Module, *rest: object) -> None:
+        found.append(copy.deepcopy(model))
+        exchange(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetune, "_exchange_", catch)
+    return found
+
+
 @pytest.mark.parametrize(
     "activations",
     [
@@ -233,19 +248,8 @@ def test_the_error_falls_below_rounding_after_training() -> None:
     ids=["float", "per token", "per tensor", "static", "static with a zero point"],
 )
 def test_the_packed_network_computes_what_was_trained(
-    activations: Activations, monkeypatch: pytest.MonkeyPatch
+    activations: Activations, caught: list[nn.Module]
 ) -> None:
-    """The trained network is caught before its layers are exchanged."""
-    from vggtq.quant.finetune import finetune
-
-    caught: list[nn.Module] = []
-    exchange = finetune._exchange_
-
-    def catch(model: nn.Module, *rest: object) -> None:
-        caught.append(copy.deepcopy(model))
-        exchange(model, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(finetune, "_exchange_", catch)
     student, progress = tuned(replace(RECIPE, activations=activations))
     assert progress.best_step > 0
     x = Noise.made(3, 100)
@@ -255,17 +259,7 @@ def test_the_packed_network_computes_what_was_trained(
     assert not any(p.requires_grad for p in student.parameters())
 
 
-def test_a_low_rank_branch_learns_too_and_is_stored_in_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vggtq.quant.finetune import finetune
-
-    caught: list[nn.Module] = []
-    exchange = finetune._exchange_
-
-    def catch(model: nn.Module, *rest: object) -> None:
-        caught.append(copy.deepcopy(model))
-        exchange(model, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(finetune, "_exchange_", catch)
+def test_a_low_rank_branch_learns_too_and_is_stored_in_half(caught: list[nn.Module]) -> None:
     recipe = replace(RECIPE, compensation=Compensation(rank=2))
     rounded = net()
     quantize_(rounded, replace(recipe, finetune=Finetune()), calibrate=calibrate, linear=ReferenceLinear)

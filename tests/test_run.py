@@ -57,7 +57,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 # Of the schemes whose own amounts of data and steps are for models that are to be used.
-SHORT = {"qat": ["calibration.samples=2", "scheme.finetune.steps=2", "finetune_cache=null"]}
+BRIEFLY = ["calibration.samples=2", "scheme.finetune.steps=2", "finetune_cache=null"]
+SHORT = {"qat": BRIEFLY, "qat_w3": BRIEFLY}
 
 
 @pytest.mark.parametrize("scheme", options("scheme"))

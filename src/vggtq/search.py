@@ -87,7 +87,7 @@ class Search:
         study = optuna.create_study(
             storage=f"sqlite:///{self.folder / self.name}.db",
             study_name=self.name,
-            directions=list(self.objectives.values()),
+            directions=[optuna.study.StudyDirection[goal.upper()] for goal in self.objectives.values()],
             load_if_exists=True,
         )
         known = study.user_attrs.get("objectives", self.objectives)

@@ -11,8 +11,6 @@ import sys
 import time
 from dataclasses import replace
 
-import torch
-
 from vggtq.allocation import find_bits
 from vggtq.calibration_data import Samples
 from vggtq.config import compose, validated
@@ -52,5 +50,4 @@ def _peak_gib() -> float:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     print(HEADER, row(sys.argv[1:]), sep="\n")

@@ -122,7 +122,7 @@ class LearnedLinear(QuantLinear):
 
 
 class LearnedBranch(TransformedLinear):
-    """A layer whose low-rank branch learns as well; down: (r, C), up: (R, r), float32, rounded to half in every forward pass."""
+    """A layer whose low-rank branch learns too; down: (r, C), up: (R, r), float32, rounded to half in every forward pass."""
 
     def __init__(self, layer: TransformedLinear, branch: LowRank) -> None:
         super().__init__(layer.linear, layer.transform)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from vggtq.errors import ConfigError
 
-
 RATES = ("learning_rate", "step_learning_rate", "branch_learning_rate", "rest_learning_rate")
 
 
@@ -52,7 +51,9 @@ class Finetune:
         for key in (*RATES, "feature_weight", "save_every_s"):
             self._check(key, getattr(self, key) >= 0, "use 0 or more")
         if not any(getattr(self, rate) for rate in RATES):
-            raise ConfigError(f"scheme.finetune: {', '.join(RATES)} are all 0, so that nothing learns; raise one")
+            raise ConfigError(
+                f"scheme.finetune: {', '.join(RATES)} are all 0, so that nothing learns; raise one"
+            )
         self._check(
             "ema_decay",
             0 <= self.ema_decay < 1,

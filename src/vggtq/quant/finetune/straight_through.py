@@ -53,16 +53,16 @@ class _Rounded(torch.autograd.Function):
     def forward(
         ctx: Any, rows: Tensor, scale: Tensor, low: Any, high: Any, group: int, factor: float
     ) -> Tensor:
-        steps = grouped(rows, group) / scale.unsqueeze(-1)
-        ctx.save_for_backward(steps, scale)
+        # Not the steps: of parameters nothing is held twice that way.
+        ctx.save_for_backward(rows, scale)
         ctx.limits, ctx.columns, ctx.group, ctx.factor = (low, high), rows.shape[1], group, factor
-        codes = steps.round().clamp_(low, high)
+        codes = (grouped(rows, group) / scale.unsqueeze(-1)).round_().clamp_(low, high)
         return codes.mul_(scale.unsqueeze(-1)).flatten(1)[:, : rows.shape[1]]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        steps, scale = ctx.saved_tensors
-        grad = grouped(grads[0], ctx.group)
+        rows, scale = ctx.saved_tensors
+        steps, grad = grouped(rows, ctx.group) / scale.unsqueeze(-1), grouped(grads[0], ctx.group)
         clipped = steps.clamp(*ctx.limits)
         inside = steps == clipped
         by_step = clipped.round_().sub_(steps * inside).mul_(grad).sum(-1)
