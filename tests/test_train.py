@@ -1,6 +1,7 @@
 """Training in miniature: it learns something, and an interrupted one goes on where it stopped."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ TINY = {
     "dpt": {"features": 16, "out_channels": [16, 16, 16, 16], "intermediate_layer_idx": [0, 1, 2, 3]},
     "heads": {"track": False},
 }
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_process() -> Iterator[None]:
+    """Training sets threads and flushes subnormal numbers to zero; tests that run later in this process want neither."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
 def tiny(folder: Path, steps: int) -> TrainConfig:
