@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import nn
 
-from vggtq.config import compose, quote_numbers
+from vggtq.calibration_config import Calibration
+from vggtq.config import Config, Device, Timing, Tracker, compose, quote_numbers
+from vggtq.quant.scheme import Scheme
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -113,3 +116,11 @@ def test_both_readmes_show_the_same_commands_and_numbers() -> None:
     assert shown[0] == shown[1]
     numbers = [set(re.findall(r"\d+\.\d+", text)) for text in (english, chinese)]
     assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("page", ["docs/guide/parameters.md", "docs/zh/parameters.md"])
+def test_the_guide_names_every_option(page: str) -> None:
+    words = set(re.findall(r"\w+", (ROOT / page).read_text(encoding="utf-8")))
+    parts = [Config, Scheme, *(field.type for field in fields(Scheme)), Calibration, Device, Timing, Tracker]
+    options = {field.name for part in parts if is_dataclass(part) for field in fields(part)} - {"name"}
+    assert len(options) > 50 and not options - words
