@@ -114,7 +114,8 @@ def _run(config: Config, folder: Path, record: dict[str, Any], steps: Steps) -> 
     from vggtq.quant.rest import round_rest_
     from vggtq.quant.select import select_layers
 
-    # Patterns that match nothing and images that cannot be read fail before weights are.
+    # Patterns that match nothing and images that cannot be read fail before weights are, files that are missing before both.
+    config.model.check()
     select_layers(config.model.skeleton(), config.scheme)
     scenes = _scenes(config.dataset)
     first = next(scenes)

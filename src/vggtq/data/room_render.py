@@ -9,6 +9,8 @@ from vggtq.data.raycast import CYLINDER, ROOM, SPHERE, Solids, cast, pixel_rays
 from vggtq.data.room_layout import FACES, Layout
 from vggtq.data.room_textures import colours
 
+RAYS = 2**16  # that are followed at a time: what they need stays in the processor's caches
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -32,7 +34,7 @@ def render(layout: Layout, size_hw: tuple[int, int], samples: int = 2, exact: bo
     rotation, centre = layout.rotation.to(dtype), layout.centre.to(dtype)
     solids = _cast_to(layout.solids, dtype)
     rays = pixel_rays(size_hw, focal.to(dtype), samples=1)
-    depth = cast(solids, centre, rotation, rays).depth
+    depth = torch.cat([cast(solids, centre, rotation, part).depth for part in _parts(rays)], -1)
     extrinsics = _relative_to_first(layout.rotation, layout.centre)
     camera = rays * depth[..., None, :]
     points = extrinsics[..., :3].mT.to(dtype) @ (camera - extrinsics[..., 3:].to(dtype))
@@ -64,16 +66,26 @@ def _cast_to(solids: Solids, dtype: torch.dtype) -> Solids:
     return Solids(solids.kinds, solids.rotation.to(dtype), solids.centre.to(dtype), solids.half.to(dtype))
 
 
+def _parts(rays: Tensor) -> tuple[Tensor, ...]:
+    """rays (B, S, 3, P) in parts of at most RAYS."""
+    batch, frames = rays.shape[:2]
+    return rays.split(max(1, RAYS // (batch * frames)), -1)
+
+
 def _colour(layout: Layout, focal: Tensor, size_hw: tuple[int, int], samples: int) -> Tensor:
     solids = _cast_to(layout.solids, torch.float32)
     rays = pixel_rays(size_hw, focal.float(), samples)
+    colour = torch.cat([_colour_of_rays(layout, solids, part) for part in _parts(rays)], -1)
+    return colour.unflatten(-1, (samples**2, *size_hw)).mean(3).permute(1, 2, 0, 3, 4).contiguous()
+
+
+def _colour_of_rays(layout: Layout, solids: Solids, rays: Tensor) -> Tensor:
+    """(3, B, S, P) for rays (B, S, 3, P)."""
     hits = cast(solids, layout.centre.float(), layout.rotation.float(), rays)
     batch, frames = hits.local.shape[:2]
     local = hits.local.transpose(1, 2).flatten(2).transpose(0, 1).flatten(1)  # (3, B·S·P)
     slot = torch.arange(batch, device=local.device)[:, None, None] * len(solids.kinds) + hits.solid
-    colour = _shade(layout, solids, slot.flatten(), local)
-    colour = colour.view(3, batch, frames, samples**2, *size_hw).mean(3)
-    return colour.permute(1, 2, 0, 3, 4).contiguous()
+    return _shade(layout, solids, slot.flatten(), local).view(3, batch, frames, -1)
 
 
 def _shade(layout: Layout, solids: Solids, slot: Tensor, local: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from vggtq.errors import ConfigError
 from vggtq.models.checkpoint import WeightsInfo, WeightStream, load_weights_, random_weights_
 from vggtq.models.vggt import build
 from vggtq.models.weight_files import files_of
-from vggtq.models.weight_source import cached
+from vggtq.models.weight_source import cached, is_local, locate
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,10 @@ class ModelConfig(Protocol):
 
     def skeleton(self) -> nn.Module:
         """The network on the meta device: names and shapes, no memory. Raises ConfigError."""
+        ...
+
+    def check(self) -> None:
+        """Raises WeightsError where weights cannot be found, as far as that is known in no time and without the network."""
         ...
 
     def load(self, device: torch.device) -> LoadedModel:
@@ -151,6 +155,10 @@ class VGGTModel:
         with torch.device("meta"):
             heads = {"track": self.track_head} | self.architecture.get("heads", {})
             return build(self.architecture | {"heads": heads})
+
+    def check(self) -> None:
+        if self.source is not None and is_local(self.source):
+            locate(self.source, self.revision)
 
     def load(self, device: torch.device) -> LoadedModel:
         model: Any = self.skeleton()

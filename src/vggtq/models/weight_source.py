@@ -60,10 +60,15 @@ def locate(source: str, revision: str | None) -> WeightSource:
     return WeightSource(downloaded, source, "hub", commit if COMMIT.fullmatch(commit) else None)
 
 
+def is_local(source: str) -> bool:
+    """Whether it cannot be a repository of the hub."""
+    exists = Path(source).expanduser().exists()
+    return exists or source.startswith(PACKAGE_PREFIX) or not REPO_ID.fullmatch(source)
+
+
 def cached(source: str, revision: str | None) -> WeightSource:
     """`locate` without the network: of a repository, what the hub's cache holds. Raises WeightsError if that is nothing."""
-    path = Path(source).expanduser()
-    if path.exists() or source.startswith(PACKAGE_PREFIX) or not REPO_ID.fullmatch(source):
+    if is_local(source):
         return locate(source, revision)
     for name in HUB_FILES:
         found = huggingface_hub.try_to_load_from_cache(source, name, revision=revision)
