@@ -233,6 +233,7 @@ def test_leading_axes_and_dtypes_pass_through(shape: tuple[int, ...], activation
         (Weights(bits=4, granularity="group", group_size=32), DYNAMIC, "cpu", "reference"),
         (Weights(bits=4), Activations("static"), "cpu", "reference"),
         (Weights(), Activations("static"), "meta", "reference"),
+        (Weights(), Activations("dynamic", 4, clip=0.9), "cpu", "reference"),
         (Weights("bfloat16", 16, granularity="none"), Activations(), "cpu", "blocked"),
     ],
 )

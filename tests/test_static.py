@@ -182,6 +182,16 @@ def test_simulated_dynamic_numbers_are_off_by_half_a_step(name: str, bits: int) 
     assert (worst >= step * 0.4).any()
 
 
+def test_a_clipped_range_saturates_and_rounds_the_rest_more_finely() -> None:
+    x = draw("gaussian").view(100, 200)
+    numbers = Activations("dynamic", 4, clip=0.8)
+    scale = 0.8 * x.abs().amax(1, keepdim=True).double() / 7
+    expected = (x.double() / scale).round().clamp(-7, 7) * scale
+    assert torch.allclose(fake_quantize(x, numbers).double(), expected, atol=1e-6)
+    errors = [(fake_quantize(x, Activations("dynamic", 4, clip=c)) - x).square().mean() for c in (1, 0.8)]
+    assert errors[1] < 0.9 * errors[0], "of normal values in rows of 200"
+
+
 def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 16))
@@ -352,6 +362,9 @@ def test_half_precision_inputs_and_empty_ones_pass(backend: type) -> None:
         (lambda: Activations(granularity="per_tensor"), "with mode=none"),
         (lambda: Activations("dynamic", observer="mse"), "only static activations are observed"),
         (lambda: static(observer="msee"), "did you mean mse"),
+        (lambda: Activations("dynamic", clip=1.2), "clip=1.2: use a share between 0.3 and 1"),
+        (lambda: static(clip=0.9), "only symmetric integers with dynamic scales are clipped"),
+        (lambda: Activations("dynamic", symmetric=False, clip=0.9), "set scheme.activations.clip=1"),
         (lambda: static(percentile=99), "set scheme.activations.observer=percentile"),
         (lambda: static(observer="percentile", percentile=40), "between 50 and 100"),
         (lambda: Activations("static", format="float8_e4m3"), "use mode=dynamic granularity=null"),

@@ -23,6 +23,11 @@ def token_scales(rows: Tensor, bits: int) -> Tensor:
     return _peaks(rows).div_(2 ** (bits - 1) - 1).clamp_min_(TINY)
 
 
+def clipped_scales(rows: Tensor, numbers: Activations) -> Tensor:
+    """As token_scales, for ranges that reach to a share of the largest value (clip ratio, QuaRot, Ashkboos et al. 2024)."""
+    return token_scales(rows, numbers.bits).mul_(numbers.clip)
+
+
 def row_peaks(rows: Tensor) -> Tensor:
     """max|row| of (…, C), (…, 1) float32, positive."""
     return _peaks(rows).clamp_min_(TINY)
@@ -72,8 +77,11 @@ def fake_quantize(rows: Tensor, numbers: Activations) -> Tensor:
     if numbers.scale_granularity == "per_tensor":
         return fake_quantize(rows.reshape(1, -1), replace(numbers, granularity="per_token")).view(rows.shape)
     if numbers.symmetric:
-        scale = token_scales(rows, numbers.bits)
-        return (torch.round(rows / scale) * scale).to(rows.dtype)
+        scale = clipped_scales(rows, numbers)
+        codes = torch.round(rows / scale)
+        if numbers.clip < 1:
+            codes.clamp_(-numbers.largest_code, numbers.largest_code)
+        return (codes * scale).to(rows.dtype)
     scale, zero = affine_token_parameters(rows, numbers.bits)
     return ((torch.round(rows / scale + zero) - zero) * scale).to(rows.dtype)
 

@@ -63,6 +63,7 @@ class OneDnnInt8Conv(KernelLayoutLinear):
         return (
             device.type == "cpu"
             and activations.mode != "none"
+            and activations.clip == 1
             and activations.format == "int"
             and (spec.format, spec.bits, spec.symmetric) == ("int", 8, True)
             and (spec.granularity != "group" or spec.group_size is None)

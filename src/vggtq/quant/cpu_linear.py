@@ -63,6 +63,7 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         return (
             device.type == "cpu"
             and activations.mode != "none"
+            and activations.clip == 1
             and (spec.format, spec.bits) == ("int", 8)
             and (spec.granularity != "group" or spec.group_size is None)
             and onednn_activation_bits() is not None

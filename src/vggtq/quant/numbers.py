@@ -45,6 +45,7 @@ class Activations:
     symmetric: bool = True
     observer: str = "minmax"  # static: minmax, percentile or mse
     percentile: float = PERCENTILE  # of observer=percentile, in %: what lies beyond it saturates
+    clip: float = 1.0  # dynamic per token: the range reaches to this share of the token's largest |x|
 
     def __post_init__(self) -> None:
         check_choice("scheme.activations.mode", self.mode, ("none", "dynamic", "static"))
@@ -56,6 +57,7 @@ class Activations:
             raise ConfigError(f"scheme.activations.bits={self.bits}: activations have 2 to 8 bits; try 8")
         self._check_granularity()
         self._check_observer()
+        self._check_clip()
 
     def _check_float(self) -> None:
         bits = FLOAT_INPUT_BITS[self.format]
@@ -108,6 +110,18 @@ class Activations:
                 f"99.9 to 99.999 are usual"
             )
 
+    def _check_clip(self) -> None:
+        if not 0.3 <= self.clip <= 1:
+            raise ConfigError(
+                f"scheme.activations.clip={self.clip}: use a share between 0.3 and 1; 0.9 is usual"
+            )
+        clips = self.clip < 1 and self.mode != "none"
+        if clips and (self.mode, self.format, self.symmetric) != ("dynamic", "int", True):
+            raise ConfigError(
+                f"scheme.activations.clip={self.clip} with mode={self.mode} format={self.format} "
+                f"symmetric={as_yaml(self.symmetric)}: only symmetric integers with dynamic scales are clipped; set scheme.activations.clip=1"
+            )
+
     @property
     def scale_granularity(self) -> str | None:
         """What shares a scale, None for float activations."""
@@ -118,9 +132,15 @@ class Activations:
         return ACTIVATION_GRANULARITIES[self.mode][0]
 
     @property
+    def largest_code(self) -> int:
+        """Of symmetric codes."""
+        return 2 ** (self.bits - 1) - 1
+
+    @property
     def per_token(self) -> bool:
-        """Whether each row has one scale and no zero point, found at run time: the numbers that most kernels know."""
-        return self.mode == "dynamic" and self.symmetric and self.scale_granularity == "per_token"
+        """Whether each row has one scale that its largest value sets, and no zero point: the numbers that most kernels know."""
+        dynamic = self.mode == "dynamic" and self.symmetric and self.clip == 1
+        return dynamic and self.scale_granularity == "per_token"
 
     @property
     def label(self) -> str:
@@ -129,6 +149,8 @@ class Activations:
         if granularity is None or self.per_token or self.format in FLOAT4:
             return ""
         parts = ["inputs", granularity.replace("_", "-")]
+        if self.clip < 1:
+            parts.append(f"clipped {self.clip:g}")
         if not self.symmetric:
             parts.append("asymmetric")
         if self.observer != "minmax":

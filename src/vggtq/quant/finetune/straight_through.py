@@ -5,8 +5,9 @@ LSQ (Esser et al. 2020, arXiv 1902.08153): with v = w / s, codes are q = round(c
 gradient of a step size is divided by √(N · qmax), N the weights, or the features, that share it (section 2.2). Values are
 those of `round_to_codes` and `dequantize`, or of `InputRange.round_trip`, bit for bit. Zero points stay fixed.
 
-Dynamic activations are rounded as `fake_quantize` does: nothing is clipped there, so ∂x̂/∂x = 1. A scale per token moves with
-the largest |x| of its token, which gets Σ (q - v) / qmax of the token on top; other dynamic scales count as constants.
+Dynamic activations are rounded as `fake_quantize` does: ∂x̂/∂x = 1 inside the range, which is everywhere unless `clip` narrows
+it. A scale per token moves with the largest |x| of its token, which gets clip · Σ (q - v) / qmax of the token on top; other
+dynamic scales count as constants.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggtq.quant.activations import fake_quantize, token_scales
+from vggtq.quant.activations import clipped_scales, fake_quantize
 from vggtq.quant.input_range import InputRange
 from vggtq.quant.numbers import Activations
 from vggtq.quant.rounding import group_columns, grouped
@@ -82,10 +83,17 @@ class _RoundedTokens(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (rows,), grad, numbers = ctx.saved_tensors, grads[0], ctx.numbers
-        if not numbers.per_token:
+        if numbers.scale_granularity != "per_token" or not numbers.symmetric:
             return grad, None
-        steps = rows / token_scales(rows, numbers.bits)
-        total = (steps.round().sub_(steps)).mul_(grad).sum(1, keepdim=True)
+        limit = numbers.largest_code
+        steps = rows / clipped_scales(rows, numbers)
+        codes = steps.round().clamp_(-limit, limit)
+        if numbers.clip < 1:
+            inside = steps.abs() <= limit
+            steps, by_value = steps.mul_(inside), grad * inside
+        else:
+            by_value = grad
+        total = codes.sub_(steps).mul_(grad).sum(1, keepdim=True)
         peak = rows.abs().argmax(1, keepdim=True)
-        by_scale = total * rows.gather(1, peak).sign() / (2 ** (numbers.bits - 1) - 1)
-        return grad.scatter_add(1, peak, by_scale), None
+        by_scale = total * rows.gather(1, peak).sign() * (numbers.clip / limit)
+        return by_value.scatter_add(1, peak, by_scale), None
