@@ -119,7 +119,8 @@ class Activations:
         if clips and (self.mode, self.format, self.symmetric) != ("dynamic", "int", True):
             raise ConfigError(
                 f"scheme.activations.clip={self.clip} with mode={self.mode} format={self.format} "
-                f"symmetric={as_yaml(self.symmetric)}: only symmetric integers with dynamic scales are clipped; set scheme.activations.clip=1"
+                f"symmetric={as_yaml(self.symmetric)}: only symmetric integers with dynamic scales are clipped; "
+                "set scheme.activations.clip=1"
             )
 
     @property

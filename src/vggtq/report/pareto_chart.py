@@ -12,6 +12,7 @@ from vggtq.report.recommend import pareto_front
 from vggtq.report.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, finish, log_axis, short_name
 
 _ALL_NAMED = 10  # with more rows only those on the front are named, and of these no more
+_NAME_SIZE = 8  # points
 _SINGLE = 400  # with more beaten points their density is drawn
 _ANGLES = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0))
 _DISTANCES = (10, 18, 28, 44, 62, 84)  # points
@@ -91,10 +92,11 @@ def _name_points(axis: Any, marks: Sequence[Point], names: Sequence[tuple[Point,
     taken = [_around(axis.transData.transform(point)) for point in marks]
     places = [(dx * d, dy * d) for d in _DISTANCES for dx, dy in _ANGLES]
     for point, name in names:
+        size = _size_of(axis, name)
         # a line through a neighbour's point would seem to name that one, yet is better than no name
         clear = [place for place in places if not _crosses(axis, point, place, taken)]
         for place in (*clear, *(place for place in places if place not in clear)):
-            if box := _write(axis, point, place, name, taken):
+            if box := _write(axis, point, place, name, size, taken):
                 taken.append(box)
                 break
 
@@ -109,19 +111,35 @@ def _crosses(axis: Any, point: tuple[float, float], place: tuple[float, float], 
 
 
 def _write(
-    axis: Any, point: tuple[float, float], place: tuple[float, float], name: str, taken: Sequence[Any]
+    axis: Any,
+    point: tuple[float, float],
+    place: tuple[float, float],
+    name: str,
+    size: Any,
+    taken: Sequence[Any],
 ) -> Any:
-    """Write `name` at `place`, in points from `point`, and return its box; None, and nothing, where it does not fit."""
-    from matplotlib.patheffects import withStroke
-    from matplotlib.text import Text
+    """Write `name` at `place`, in points from `point`, and return its box; None, and nothing, where it does not fit.
 
-    (dx, dy), renderer, frame = place, axis.figure.canvas.get_renderer(), axis.get_window_extent()
-    text = axis.annotate(
+    size: of the name, in pixels.
+    """
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    (dx, dy), frame = place, axis.get_window_extent()
+    corner = [  # of the name, in pixels: it lies beyond its anchor, seen from the point
+        end + offset * axis.figure.dpi / 72 - (0 if offset > 0 else length if offset < 0 else length / 2)
+        for end, offset, length in zip(axis.transData.transform(point), place, size, strict=True)
+    ]
+    box = Bbox.from_bounds(*corner, *size).padded(1)
+    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    if not inside or any(box.overlaps(other) for other in taken):
+        return None
+    axis.annotate(
         name,
         point,
         place,
         textcoords="offset points",
-        fontsize=8,
+        fontsize=_NAME_SIZE,
         ha={1: "left", 0: "center", -1: "right"}[(dx > 0) - (dx < 0)],
         va={1: "bottom", 0: "center", -1: "top"}[(dy > 0) - (dy < 0)],
         # Always a line: where points crowd, the nearest name may be a neighbour's.
@@ -129,13 +147,15 @@ def _write(
         zorder=5,
         path_effects=[withStroke(linewidth=2, foreground="white")],  # read also where it lies on the density
     )
-    text.update_positions(renderer)
-    box = Text.get_window_extent(text, renderer).padded(1)  # the words without their arrow
-    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-    if inside and not any(box.overlaps(other) for other in taken):
-        return box
+    return box
+
+
+def _size_of(axis: Any, name: str) -> tuple[float, float]:
+    """Width and height of a name in pixels."""
+    text = axis.text(0, 0, name, fontsize=_NAME_SIZE)
+    box = text.get_window_extent(axis.figure.canvas.get_renderer())
     text.remove()
-    return None
+    return box.width, box.height
 
 
 def _around(pixel: Sequence[float], radius: float = 6.0) -> Any:
