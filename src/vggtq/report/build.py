@@ -37,6 +37,7 @@ TEMPLATES: dict[str, Callable[[Report, Translate], dict[str, str]]] = {
 }
 _CHARTS = "comprehensive_visualizations"
 _log = logging.getLogger("vggtq.report")
+Values = Sequence[Sequence[Any]]  # of all rows, by column
 
 
 def build_report(folders: Sequence[Path], out: Path, lang: str = "en", template: str = "standard") -> Report:
@@ -132,22 +133,24 @@ def write_report(report: Report, out: Path, lang: str = "en") -> None:
     t = translator(lang)
     out.mkdir(parents=True, exist_ok=True)
     charts = _write_charts(report, out, lang)
-    _write(report, out / "comparison.csv", partial(_write_csv, report))
-    _write_parquet(report, out / "comparison.parquet", t)
+    values = [tuple(map(row.get, report.names)) for row in report.rows]
+    _write(report, out / "comparison.csv", partial(_write_csv, report.names, values))
+    _write_parquet(report, values, out / "comparison.parquet", t)
+    del values
     _write_text(report, out / "comparison.md", _markdown(report, charts, t))
     _write_text(report, out / "comprehensive_report.txt", _text(report, charts, t))
     _write_text(report, out / "index.html", page(report, lang))
     _write(report, out / "comprehensive_results.json", partial(write_results, report, t))
 
 
-def _write_csv(report: Report, path: Path) -> None:
+def _write_csv(names: Sequence[str], values: Values, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(report.names)
-        writer.writerows(map(row.get, report.names) for row in report.rows)
+        writer.writerow(names)
+        writer.writerows(values)
 
 
-def _write_parquet(report: Report, path: Path, t: Translate) -> None:
+def _write_parquet(report: Report, values: Values, path: Path, t: Translate) -> None:
     """The table for whoever computes with it, types kept; where pyarrow is missing a line says how to have it."""
     if find_spec("pyarrow") is None:
         path.unlink(missing_ok=True)  # an older report's
@@ -157,8 +160,8 @@ def _write_parquet(report: Report, path: Path, t: Translate) -> None:
     from pyarrow import parquet
 
     types = dict.fromkeys(whole_numbers(report.rows), pyarrow.int64())
-    columns = {name: [row.get(name) for row in report.rows] for name in report.names}
-    table = pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns.items()})
+    columns = zip(report.names, zip(*values, strict=True), strict=True)
+    table = pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns})
     _write(report, path, partial(parquet.write_table, table))
 
 
