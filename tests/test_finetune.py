@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from test_run import recorded
 from vggtq import artifact
@@ -22,7 +23,7 @@ from vggtq.quant.finetune.finetune import finetune_
 from vggtq.quant.finetune.layers import LearnedLinear, LearnedWeight
 from vggtq.quant.finetune.losses import named_outputs, relative_error, tapped
 from vggtq.quant.finetune.settings import Finetune
-from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_tokens, rounded_weight
+from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_linear, rounded_tokens
 from vggtq.quant.finetune.trainer import Progress, share_of_rate
 from vggtq.quant.input_range import InputRange
 from vggtq.quant.layers import TransformedLinear
@@ -51,11 +52,18 @@ def weight(spec: Weights, rows: int = 5, columns: int = 40) -> tuple[Tensor, Ten
     return exact, 0.6 * scale, zero
 
 
+def rounded_weight(rows: Tensor, scale: Tensor, zero: Tensor | None, spec: Weights) -> Tensor:
+    """ŵ (R, C): its product with the unit matrix."""
+    return rounded_linear(torch.eye(rows.shape[1], dtype=rows.dtype), rows, scale, zero, None, spec).T
+
+
 @by_numbers
 def test_values_are_those_of_rounding_bit_for_bit(spec: Weights) -> None:
     exact, scale, zero = weight(spec)
     expected = dequantize(round_to_codes(exact, scale, zero, spec), scale, zero, spec)
     assert torch.equal(rounded_weight(exact, scale, zero, spec), expected)
+    product = rounded_linear(exact, exact, scale, zero, exact[:, 0], spec)
+    assert torch.equal(product, F.linear(exact, expected, exact[:, 0]))
 
 
 @by_numbers
@@ -92,6 +100,39 @@ def test_gradients_are_those_of_the_surrogate(spec: Weights) -> None:
             pair = [(w + k * change, s) if parameter is w else (w, s + k * change) for k in (1, -1)]
             numeric = (surrogate(*pair[0]) - surrogate(*pair[1])) / (2 * epsilon)
             assert grad.view(-1)[place] == pytest.approx(float(numeric), abs=1e-5)
+
+
+@by_numbers
+def test_products_pass_gradients_on_and_keep_no_rounded_weight(spec: Weights) -> None:
+    exact, scale, zero = weight(spec)
+    inputs, bias = torch.randn(7, 40, requires_grad=True), torch.randn(5, requires_grad=True)
+    direction = torch.randn(7, 5)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        product = rounded_linear(inputs, exact, scale, zero, bias, spec)
+    assert {t.data_ptr() for t in kept} == {inputs.data_ptr(), exact.data_ptr(), scale.data_ptr()}
+    product.backward(direction)
+    twins = [t.detach().clone().requires_grad_() for t in (inputs, bias)]
+    F.linear(twins[0], rounded_weight(exact, scale, zero, spec), twins[1]).backward(direction)
+    for leaf, twin in zip((inputs, bias), twins, strict=True):
+        assert leaf.grad is not None and torch.allclose(leaf.grad, twin.grad, rtol=1e-5, atol=1e-5)
+
+
+@by_numbers
+def test_products_in_half_precision_have_gradients_in_single(spec: Weights) -> None:
+    exact, scale, zero = weight(spec)
+    grads = []
+    for half in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (exact[:3], exact, scale, exact[:, 0])]
+        inputs, rows, step, bias = leaves
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            product = rounded_linear(inputs, rows, step, zero, bias, spec)
+        assert product.dtype == (torch.bfloat16 if half else torch.float32)
+        product.sum().backward()
+        grads.append([leaf.grad for leaf in leaves])
+    for single, mixed in zip(*grads, strict=True):
+        assert mixed is not None and mixed.dtype == torch.float32
+        assert torch.linalg.vector_norm(mixed - single) < 0.02 * torch.linalg.vector_norm(single)
 
 
 @pytest.mark.parametrize("clip", [1.0, 0.7])
@@ -148,12 +189,14 @@ def test_what_is_packed_is_what_was_trained(spec: Weights, seed: int) -> None:
     torch.manual_seed(seed)
     start = pack_weight(torch.randn(6, 40), spec, Rounding("mse"))
     learned = LearnedWeight(start)
-    assert torch.equal(learned.rounded(), start.dequantize()), "the start is rounding after training"
+    assert torch.equal(learned.product(torch.eye(40)).T, start.dequantize()), (
+        "the start is rounding after training"
+    )
     with torch.no_grad():
         learned.latent += 0.2 * torch.randn_like(learned.latent)
         learned.log_step += 0.3 * torch.randn_like(learned.log_step)
     packed = learned.pack()
-    assert torch.equal(packed.dequantize(), learned.rounded())
+    assert torch.equal(packed.dequantize(), learned.product(torch.eye(40)).T)
     assert {k: (t.shape, t.dtype) for k, t in packed.tensors.items()} == {
         k: (t.shape, t.dtype) for k, t in start.tensors.items()
     }

@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_tokens, rounded_weight
+from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_linear, rounded_tokens
 from vggtq.quant.input_range import InputRange
 from vggtq.quant.layers import TransformedLinear
 from vggtq.quant.linear import QuantLinear, unknown_range
@@ -42,13 +41,14 @@ class LearnedWeight(nn.Module):
         limits = torch.finfo(stored.dtype)
         return as_stored(exact.clamp(limits.smallest_normal, limits.max), stored.dtype)
 
-    def rounded(self) -> Tensor:
-        """ŵ, (R, C) float32."""
-        return rounded_weight(self.latent, self.scale(), self.packed.zero_point, self.packed.spec)
+    def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x ŵᵀ + b, (T, R) for inputs (T, C)."""
+        packed = self.packed
+        return rounded_linear(inputs, self.latent, self.scale(), packed.zero_point, bias, packed.spec)
 
     @torch.no_grad()
     def pack(self) -> PackedWeight:
-        """The codes and scales that `rounded` computes with. Signal and noise are those of the latent weight."""
+        """The codes and scales that `product` computes with. Signal and noise are those of the latent weight."""
         old = self.packed
         assert old.scale is not None
         packed = pack_weight(
@@ -109,7 +109,7 @@ class LearnedLinear(QuantLinear):
         return replace(known, scale=known.scale * self.log_range.exp().view(1))
 
     def multiply(self, rows: Tensor) -> Tensor:
-        return F.linear(self._rounded_inputs(rows), self.weight.rounded(), self.bias)
+        return self.weight.product(self._rounded_inputs(rows), self.bias)
 
     def _rounded_inputs(self, rows: Tensor) -> Tensor:
         known = self.input_range
