@@ -24,6 +24,7 @@ from vggtq.errors import ConfigError, QuantizationError
 from vggtq.export import command as export_command
 from vggtq.models.loading import share_parameters
 from vggtq.progress import Steps
+from vggtq.quant import sensitivity
 from vggtq.quant.allocate import allocate, solve
 from vggtq.quant.candidates import Candidates
 from vggtq.quant.mixed import Mixed
@@ -109,6 +110,26 @@ def test_gradients_see_rounding_in_another_basis(rank: int) -> None:
     direct = exact_errors(partial(share_parameters, net), candidates, choices, errors, quiet)["y"]
     found = jacobian_errors(candidates, choices, [lambda: {"y": net(x)}], quiet, probes=2000)["y"]
     assert found.flatten().tolist() == pytest.approx(direct.flatten().tolist(), rel=0.15)
+
+
+def test_gradients_that_do_not_fit_at_once_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = two_layers(), torch.randn(50, 16)
+    candidates = Candidates(net, AUTO)
+    choices, quiet = candidates.choices([2, 4]), lambda done, total: None
+    held = []
+    slopes = sensitivity._slopes
+    monkeypatch.setattr(sensitivity, "_slopes", lambda *of: held.append(len(of[-1])) or slopes(*of))
+
+    def sample() -> dict[str, Tensor]:
+        y = net(x)
+        return {"y": y, "z": y.square(), "w": net[0](x)}
+
+    together = jacobian_errors(candidates, choices, [sample], quiet, probes=2)
+    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 4 * sum(w.numel() for w in net.parameters()) * 4)
+    parts = jacobian_errors(candidates, choices, [sample], quiet, probes=2)
+    assert held == [6, 4, 2]
+    assert all(torch.equal(parts[name], together[name]) for name in ("y", "z", "w"))
+    assert not together["w"][1].any(), "an output that does not depend on the second layer"
 
 
 class Shared(nn.Module):

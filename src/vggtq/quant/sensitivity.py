@@ -25,6 +25,9 @@ from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import as_it_is, restore_
 from vggtq.quant.select import WeightOf
 
+GRADIENT_BYTES = 2**29
+"""More outputs at once save bringing back rounded weights for each of them."""
+
 Outputs = Mapping[str, Tensor]
 Progress = Callable[[int, int], None]
 
@@ -81,21 +84,27 @@ def jacobian_errors(
 ) -> dict[str, Tensor]:
     """Per output (U, W). samples: each runs the float network on one sample and returns its outputs with their graph.
 
-    The probes of all samples are independent, so that few per sample suffice. Memory: the graph of one sample, and for each
-    output and probe the gradients of all weights that are to be quantized.
+    The probes of all samples are independent, so that few per sample suffice. Memory: the graph of one sample, and the
+    gradients of all weights that are to be quantized, for as many outputs at once as fit into GRADIENT_BYTES.
     """
     units, shape = candidates.units, (len(choices), len(choices[0]))
     squares: dict[str, Tensor] = {}
     power: dict[str, float] = {}
     parameters = _parameters(units)
+    at_once = max(1, GRADIENT_BYTES // sum(p.numel() * p.element_size() for p in parameters))
     generator = torch.Generator().manual_seed(seed)
     with _require_gradients(parameters):
         for done, sample in enumerate(samples, start=1):
             outputs = sample()
             for name, output in outputs.items():
                 power[name] = power.get(name, 0.0) + float(output.detach().double().square().sum())
-            gradients = [_probe(y, parameters, generator) for y in outputs.values() for _ in range(probes)]
-            slopes = _slopes(units, choices, parameters, gradients).unflatten(2, (len(outputs), probes))
+            probed = [y for y in outputs.values() for _ in range(probes)]
+            parts = []
+            for start in range(0, len(probed), at_once):
+                gradients = [_probe(y, parameters, generator) for y in probed[start : start + at_once]]
+                parts.append(_slopes(units, choices, parameters, gradients))
+                del gradients  # before there are others
+            slopes = torch.cat(parts, 2).unflatten(2, (len(outputs), probes))
             for i, name in enumerate(outputs):
                 squares.setdefault(name, torch.zeros(shape, dtype=torch.float64)).add_(
                     slopes[:, :, i].square().sum(-1)
