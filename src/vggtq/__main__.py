@@ -6,15 +6,15 @@ import sys
 from vggtq import __version__
 from vggtq.errors import did_you_mean
 
-COMMANDS = {
-    name: f"vggtq.{name}" for name in ("run", "report", "rescore", "export", "predict", "push", "pull")
-}
+NAMES = ("run", "report", "rescore", "sensitivity", "export", "predict", "push", "pull")
+COMMANDS = {name: f"vggtq.{name}" for name in NAMES}
 USAGE = f"""vggtq {__version__}: which quantization of VGGT should you ship?
 
   vggtq run scheme=int4_group group_size=64     quantize, compare with FP32, leave a record
   vggtq run +experiment=eight_schemes           a sweep, one folder per run
   vggtq report                                  tables and charts from all records below outputs/
   vggtq rescore                                 fidelity and geometry anew, from what runs predicted
+  vggtq sensitivity scheme=int4_group           what the bits of each layer cost the outputs
   vggtq export scheme=int4_group out=model.safetensors        the quantized model as one file
   vggtq predict model=model.safetensors images=DIR out=DIR    depth, cameras and a point cloud from it
   vggtq push FILE owner/name, vggtq pull owner/name           to and from the Hugging Face hub
