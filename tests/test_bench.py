@@ -17,9 +17,10 @@ from PIL import Image
 from torch import nn
 
 from vggtq import measure
-from vggtq.bench import alternatives, blocks, frames, kernels, models, onnx_linear, table
+from vggtq.bench import alternatives, blocks, frames, kernels, models, onnx_linear, quantizing, table
 from vggtq.bench.plot import plot
 from vggtq.bench.rows import INSTALL, Candidate, Missing, rows_of
+from vggtq.command_line import execute
 from vggtq.environment import environment
 from vggtq.measure import OtherWork, interleaved_latency
 
@@ -335,3 +336,19 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
     assert (
         done.stderr == "error: kernel is not one of kernels, blocks, models, frames; did you mean kernels?\n"
     )
+
+
+def test_recipes_are_timed_as_rows_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["scheme=auto_mixed", "calibration.samples=1", "sensitivity_cache=null", "calibration=rooms"]
+    quantizing.command(options)
+    header, row = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    values = dict(zip(header, row, strict=True))
+    assert values["scheme"] == "auto_mixed" and values["layers"] == "55"
+    assert 0 < float(values["CPU, s"]) < 600
+    assert float(values["peak memory, GiB"]) >= float(values["peak memory before, GiB"]) > 0
+
+
+def test_a_recipe_that_does_not_exist_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["scheme=gptq_w4a15"], quantizing.HELP, quantizing.command) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "gptq_w4a15" in error and "gptq_w4a16" in error

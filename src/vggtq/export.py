@@ -13,14 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from vggtq.command_line import execute
-from vggtq.config import Config, compose, validated
+from vggtq.config import Config
 from vggtq.errors import ConfigError
 from vggtq.progress import Steps
-from vggtq.run import explain
+from vggtq.run import composed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -165,7 +162,7 @@ def command(argv: Sequence[str]) -> None:
     if not own["out"]:
         raise ConfigError("out= is missing: name the file to write, e.g. out=model.safetensors")
     out = Path(own["out"])
-    config = _composed(overrides)
+    config = composed(overrides)
     if config.scheme.weights.format == "float32":
         raise ConfigError("scheme=fp32 quantizes nothing; choose another, e.g. scheme=int4_group")
     if out.exists() and own["overwrite"].lower() != "true":
@@ -173,13 +170,6 @@ def command(argv: Sequence[str]) -> None:
     with Steps() as steps:
         saved = export(config, out, steps)
     log.info("%s  %.1f MiB, %s", saved.path, saved.file_bytes / 2**20, config.scheme.label)
-
-
-def _composed(overrides: Sequence[str]) -> Config:
-    try:
-        return validated(compose(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ python -m vggtq.run +experiment=eight_schemes
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import hydra
@@ -16,8 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vggtq import interruption, sweep
-from vggtq.config import CONF, compose, first_line, options, quote_numbers
-from vggtq.errors import VggtqError, did_you_mean
+from vggtq.config import CONF, Config, compose, first_line, options, quote_numbers, validated
+from vggtq.errors import ConfigError, VggtqError, did_you_mean
 from vggtq.exhausted import exhausted
 from vggtq.job import failures, task
 
@@ -60,6 +61,14 @@ def main() -> NoReturn:
             raise
         sys.exit(f"error: {explain(error)}")
     sys.exit(1 if failures else 0)
+
+
+def composed(overrides: Sequence[str]) -> Config:
+    """The configuration of a run with these overrides, for other commands. Raises ConfigError."""
+    try:
+        return validated(compose(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
 
 
 def explain(error: BaseException) -> str:

@@ -14,16 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from vggtq.atomic import replacing
 from vggtq.command_line import execute
-from vggtq.config import Config, compose, validated
+from vggtq.config import Config
 from vggtq.errors import ConfigError
 from vggtq.progress import Steps
 from vggtq.quant.mixed import SENSITIVITIES, Mixed
-from vggtq.run import explain
+from vggtq.run import composed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -226,7 +223,10 @@ def command(argv: Sequence[str]) -> None:
             own[key] = value
         else:
             overrides.append(argument)
-    config = _composed(overrides, _widths(own["bits"]), own["method"])
+    widths = _widths(own["bits"])
+    # Of the scheme's own bits nothing is asked; a candidate is always possible.
+    overrides += [f"scheme.weights.bits={widths[0]}", f"scheme.mixed.candidates={widths}"]
+    config = composed([*overrides, f"scheme.mixed.sensitivity={own['method']}"])
     with Steps() as steps:
         found, checked = measure(config, own["check"].lower() == "true", steps)
     show(found, own["all"].lower() == "true")
@@ -241,15 +241,6 @@ def _widths(text: str) -> list[int]:
         return [int(part) for part in text.strip("[]").split(",")]
     except ValueError as error:
         raise ConfigError(f"bits={text}: a list of widths such as bits=[2,3,4,8]") from error
-
-
-def _composed(overrides: Sequence[str], widths: list[int], method: str) -> Config:
-    mixed = [f"scheme.mixed.candidates={widths}", f"scheme.mixed.sensitivity={method}"]
-    try:
-        # Of the scheme's own bits nothing is asked; a candidate is always possible.
-        return validated(compose([*overrides, f"scheme.weights.bits={widths[0]}", *mixed]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
 
 
 if __name__ == "__main__":

@@ -2,29 +2,39 @@
 
 python -m vggtq.bench.quantizing model=vggt_1b model.source=null model.image_size=224 calibration.samples=2 scheme=gptq_w4a16
 
-With model.source=null the weights are random: their values change neither times nor memory. CPU seconds count all threads; they
-mean something on a busy machine, too. One scheme per process, for the peak of memory is that of the process.
+One scheme per process, for the peak of memory is that of the process.
 """
 
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vggtq.allocation import find_bits
 from vggtq.calibration_data import Samples
-from vggtq.config import compose, validated
+from vggtq.command_line import execute
+from vggtq.config import Config
 from vggtq.environment import make_deterministic, resolve_device
 from vggtq.finetuning import quantize_model_
 from vggtq.models.loading import share_parameters
 from vggtq.progress import Steps
+from vggtq.run import composed
 
+HELP = """Quantizes a model in place, and prints how long it took and how much memory, as a row of a Markdown table.
+
+  python -m vggtq.bench.quantizing model=vggt_1b model.source=null model.image_size=224 calibration.samples=2 scheme=awq
+
+  model=, scheme=, calibration=, device=, …    as for python -m vggtq.run
+
+With model.source=null the weights are random: their values change neither times nor memory. CPU seconds count all
+threads; they mean something on a busy machine, too.
+"""
 HEADER = "| scheme | layers | calibration, s | all, s | CPU, s | peak memory before, GiB | peak memory, GiB |"
 
 
-def row(overrides: list[str]) -> str:
-    """One line of a Markdown table, in the order of HEADER."""
-    config = validated(compose(overrides))
+def row(config: Config) -> str:
+    """One line of a Markdown table, in the order of HEADER. Raises VggtqError."""
     device = resolve_device(config.device)
     make_deterministic(config.seed, device)
     samples = Samples.of(config.calibration) if config.scheme.needs_calibration else None
@@ -49,5 +59,10 @@ def _peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
 
 
+def command(argv: Sequence[str]) -> None:
+    """Prints the table. Raises VggtqError."""
+    print(HEADER, row(composed(argv)), sep="\n")
+
+
 if __name__ == "__main__":
-    print(HEADER, row(sys.argv[1:]), sep="\n")
+    sys.exit(execute(sys.argv[1:], HELP, command))
