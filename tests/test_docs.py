@@ -17,7 +17,7 @@ from torch import nn
 
 from vggtq.calibration_config import Calibration
 from vggtq.config import Config, Device, Timing, Tracker, compose, quote_numbers
-from vggtq.quant.scheme import Scheme
+from vggtq.quant.scheme import ROUNDINGS, SCALES, Scheme
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -105,6 +105,13 @@ def test_the_python_example_runs(name: str, capsys: pytest.CaptureFixture[str]) 
     exec(code, {"model": model})
     assert re.fullmatch(r"body \w+ \d+ [\d.]+ dB\n", capsys.readouterr().out)
     assert model(torch.zeros(2, 64)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_readmes_name_every_choice_of_a_recipe(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    assert f"`scheme.rounding.method={'|'.join(ROUNDINGS)}`" in text
+    assert f"`scheme.transform.scale={'|'.join(SCALES)}`" in text
 
 
 def test_both_readmes_show_the_same_commands_and_numbers() -> None:

@@ -185,7 +185,7 @@ class Rounding:
 class Transform:
     """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation.
 
-    smooth and awq look at calibration data, sinkhorn at the weight alone.
+    smooth, balance and awq look at calibration data, sinkhorn at the weight alone.
     """
 
     scale: str = "none"
