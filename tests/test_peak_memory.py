@@ -15,7 +15,8 @@ from test_run import recorded
 from vggtq import artifact, fresh_memory
 from vggtq.config import compose, validated
 from vggtq.peak_memory import read_images
-from vggtq.quant.quantize import Quantization
+from vggtq.quant.quantize import Quantization, quantize_
+from vggtq.quant.scheme import Activations, Scheme, Weights
 from vggtq.safetensors_file import write_safetensors
 
 MIB = 2**20
@@ -73,6 +74,17 @@ def test_bfloat16_weights_take_less_once_loaded(large: Path, images: Path) -> No
         for precision in ("bfloat16", "float32")
     )
     assert half < whole - 0.3 * large.stat().st_size
+
+
+def test_what_kernels_lay_out_anew_does_not_stay_beside_the_weights(large: Path, images: Path) -> None:
+    model = artifact.load(large)
+    scheme, path = Scheme("int8_dynamic", Weights(), Activations("dynamic")), large.with_stem("int8")
+    quantization = quantize_(model.module, scheme)
+    artifact.save(model.module, path, scheme, quantization, model.weights, model.header.model)
+    found = json.loads(measured(path, images, "threads=1").stdout)
+    resident = found["rss_loaded_bytes"] - found["rss_before_load_bytes"]
+    # Beside the file some 20 MiB of libraries; as much again as the weights was there before free memory was given back.
+    assert resident < 1.5 * path.stat().st_size
 
 
 def test_a_folder_of_photographs_is_read_at_the_model_s_size(large: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vggtq import __version__
+from vggtq.allocator import release_between_layers
 from vggtq.artifact_layout import PACKED, RANGE, check_layout
 from vggtq.errors import VggtqError, WeightsError
 from vggtq.models.checkpoint import WeightsInfo, combined_fingerprint, tensor_digest
@@ -208,6 +209,7 @@ def _fill(skeleton: nn.Module, path: Path, header: Header, device: torch.device)
             header.scheme.activations,
             lambda parameter: _as_float32(tensors.get(names[id(parameter)])),
             header.scheme.attention,
+            release_between_layers,
         )
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, VggtqError) as error:
         raise WeightsError(

@@ -3,8 +3,6 @@
 python -m vggtq.export scheme=int4_group group_size=64 out=model.safetensors
 """
 
-import contextlib
-import ctypes
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggtq.allocator import release_between_layers
 from vggtq.command_line import execute
 from vggtq.config import Config
 from vggtq.errors import ConfigError
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from vggtq.quant.scheme import Activations, Scheme
 
 log = logging.getLogger(__name__)
-
-LAYERS_PER_TRIM = 8  # what is kept lies scattered among temporaries, whose pages would stay with the process
 
 HELP = """Writes a quantized model: one safetensors file with packed weights, scales, and the recipe.
 
@@ -93,8 +90,7 @@ def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantizat
 
         def on_layer(done: int, total: int) -> None:
             steps.at(done, total)
-            if done % LAYERS_PER_TRIM == 0:
-                _release_free_memory()
+            release_between_layers(done, total)
 
         quantization = quantize_(
             skeleton, config.scheme, on_layer=on_layer, fetch=fetch, linear=_unprepared_linear
@@ -142,12 +138,6 @@ def _unprepared_linear(
     from vggtq.quant.linear import ReferenceLinear
 
     return ReferenceLinear(packed, bias, activations)
-
-
-def _release_free_memory() -> None:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def command(argv: Sequence[str]) -> None:

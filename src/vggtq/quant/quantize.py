@@ -173,15 +173,16 @@ def restore_(
     activations: Activations,
     fetch: Fetch,
     attention: str = "float32",
+    on_layer: Callable[[int, int], None] | None = None,
 ) -> Quantization:
     """Puts weights that were packed before in place of the layers called `names`, and fetches all other parameters.
 
-    attention: as in the scheme. packed: asked for one weight after the other. The model may lie on the meta device. Raises
-    QuantizationError for names that the model does not have.
+    attention: as in the scheme. packed: asked for one weight after the other. on_layer: called after each layer with how many
+    are done, and of how many. The model may lie on the meta device. Raises QuantizationError for names that it does not have.
     """
     result = Quantization()
     make = partial(_replacement, quantized_linear, activations, result)
-    _replace_(model, named_weights(model, names), packed, make, fetch)
+    _replace_(model, named_weights(model, names), packed, make, fetch, on_layer)
     _choose_attention_(model, attention, result)
     return result
 
