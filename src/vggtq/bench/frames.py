@@ -132,7 +132,7 @@ def _plot(rows: list[dict[str, Any]], env: dict[str, Any], path: Path) -> None:
         memory.set(title=f"{model}, {size} × {size} pixels", ylabel="memory while predicting, MiB")
         seconds.set(title=f"{model}, {size} × {size} pixels", ylabel="seconds per prediction")
         for axes in (memory, seconds):
-            axes.set(xlabel="frames", ylim=(0, None))
+            axes.set(xlabel="frames", ylim=(0, None), xticks=sorted({row["frames"] for row in ran}))
             axes.grid(alpha=0.3)
             axes.legend(fontsize=8)
     figure.suptitle(title_of(env), fontsize=10)

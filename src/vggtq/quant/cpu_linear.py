@@ -36,10 +36,10 @@ class OneDnnInt8Linear(KernelLayoutLinear):
 
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
         super().__init__(packed, bias, activations)
-        codes = packed.integer_codes()
-        shift = 0 if self.spec.symmetric else 128
+        # 128 less than what is stored: symmetric codes as they are, asymmetric ones shifted for the kernel.
+        codes = (packed.codes ^ 128).view(torch.int8)
         # The kernel's layout replaces the codes; to_dense() gives them back.
-        self._weight = torch.ops.onednn.qlinear_prepack((codes - shift).to(torch.int8), None)
+        self._weight = torch.ops.onednn.qlinear_prepack(codes, None)
         self.register_buffer("scale", packed.scale)
         self.register_buffer("zero_point", packed.zero_point)
         assert packed.scale is not None
@@ -49,9 +49,10 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         # Σ w of every output, which a token's own zero point multiplies.
         self._sums = None
         if self._numbers.scale_granularity == "per_token" and not self._numbers.symmetric:
-            self._sums = (codes - shift).sum(1).to(torch.float32) * row_scale
+            self._sums = codes.sum(1).to(torch.float32) * row_scale
         self._correction = None
         if packed.zero_point is not None:
+            shift = 0 if self.spec.symmetric else 128
             self._correction = (packed.zero_point.to(torch.float32) - shift).expand(
                 self.out_features, 1
             ).flatten() * row_scale
@@ -70,8 +71,7 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         )
 
     def weight_tensors(self) -> dict[str, Tensor]:
-        offset = 128  # both kinds: symmetric codes are stored with +128, asymmetric ones were shifted by 128 for the kernel
-        codes = (self._weight.to_dense().t().to(torch.int16) + offset).to(torch.uint8).contiguous()
+        codes = self._weight.to_dense().t().contiguous().view(torch.uint8) ^ 128
         return {"codes": codes, "scale": self.scale} | (
             {} if self.zero_point is None else {"zero_point": self.zero_point}
         )
