@@ -42,11 +42,9 @@ from vggtq.safetensors_file import write_safetensors
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
-READABLE = (
-    "1",
-    "2",
-)  # version 1 lacks static activations, 4-bit floats and branches, and is otherwise the same
+FORMAT_VERSION = 3
+# Version 1 lacks static activations, 4-bit floats and branches, version 2 merged rotations; otherwise they are the same.
+READABLE = ("1", "2", "3")
 KEY = "vggtq"  # of the metadata entry that makes a safetensors file an artifact
 SUFFIX = ".safetensors"
 
@@ -62,13 +60,14 @@ class LayerEntry:
     sqnr_db: float | None  # None: nothing was lost
     notes: tuple[str, ...] = ()
     rotation: int = 0
+    merged: int = 0
 
     def packed(self, tensors: Mapping[str, Tensor]) -> PackedWeight:
         """The weight; its power and noise are known up to a factor."""
         signal, noise = (1.0, 0.0) if self.sqnr_db is None else (10 ** (self.sqnr_db / 10), 1.0)
         codes, scale, zero_point = (tensors.get(key) for key in ("codes", "scale", "zero_point"))
         assert codes is not None
-        transform = InputTransform(tensors.get("input_scale"), self.rotation)
+        transform = InputTransform(tensors.get("input_scale"), self.rotation, self.merged)
         numbers = (self.weights, self.columns, signal, noise, self.notes)
         down, up = (tensors.get(key) for key in LOW_RANK)
         branch = None if down is None or up is None else LowRank(down, up)
@@ -153,7 +152,7 @@ def read_header(path: Path | str) -> Header:
     version = metadata.get("format_version", "?")
     if version not in READABLE:
         raise WeightsError(
-            f"{path.name}: artifact format {version}, this vggtq {__version__} reads {' and '.join(READABLE)}; "
+            f"{path.name}: artifact format {version}, this vggtq {__version__} reads {READABLE[0]} to {READABLE[-1]}; "
             f"use the version that wrote it, or export it again"
         )
     try:
@@ -310,6 +309,7 @@ def _layer_entries(module: nn.Module, quantization: Quantization) -> tuple[Layer
                 *(layer.name, owners[linear.weight_id], linear.in_features, layer.weights, sqnr),
                 tuple(layer.weight_notes),
                 layer.rotation,
+                layer.merged,
             )
         )
     return tuple(entries)

@@ -16,7 +16,7 @@ from vggtq.models.camera import CameraHead
 from vggtq.models.config import VGGTConfig, parse_config
 from vggtq.models.dpt import DenseHead, Size, signed_expm1
 from vggtq.models.track import TrackHead
-from vggtq.models.vit import Block
+from vggtq.models.vit import Attention, Block
 from vggtq.stages import Stages, within
 
 
@@ -125,6 +125,14 @@ class VGGT(nn.Module):
         blocks = [name for name, module in self.named_modules() if isinstance(module, Block)]
         pairs = (("attn.qkv", "norm1"), ("mlp.fc1", "norm2"))
         return {f"{block}.{linear}": f"{block}.{norm}" for block in blocks for linear, norm in pairs}
+
+    def values_before(self) -> dict[str, tuple[str, int, int]]:
+        """Linear layer to the one whose outputs attention averages for it: its name, their first row, the width of a head."""
+        found = {}
+        for name, module in self.named_modules():
+            if isinstance(module, Attention):
+                found[f"{name}.proj"] = (f"{name}.qkv", 2 * module.dim, module.dim // module.heads)
+        return found
 
     def first_last_layers(self) -> list[str]:
         """Dotted names of the input convolution and of every existing head's output layers."""

@@ -20,6 +20,7 @@ from vggtq.quant.recipe import Recipe, norms_before
 from vggtq.quant.scheme import Scheme
 from vggtq.quant.select import WeightOf, select_layers
 from vggtq.quant.size import rest_tensors
+from vggtq.quant.values import values_before
 
 Choices = list[list[dict[str, PackedWeight]]]
 """Unit, width: packed weights by the name of their layer."""
@@ -66,10 +67,12 @@ class Candidates:
                     f"scheme {scheme.name} looks at the inputs of layers; pass calibrate="
                 )
             self._observer = _Repeating(model, observed_layers(modules), calibrate)
-        # Without norms to fold scales into, the model stays as it is; what it computes is the same.
-        recipe = Recipe(model, scheme, self._observer, {}, as_it_is)
+        # Without norms and values to move transforms into, the model stays as it is; what it computes is the same.
+        recipe = Recipe(model, scheme, self._observer, {}, {}, as_it_is)
         self._weights = TiedWeights(modules, as_it_is, recipe)
-        self._norms = norms_before(model) if scheme.transforms else {}
+        norms = norms_before(model) if scheme.transforms else {}
+        values = values_before(model, scheme, observed_layers(modules), self._observer)
+        self._moved = {*norms, *values}  # layers whose scales `quantize_` moves into what is in front of them
 
     def packed(self, unit: Unit, bits: int) -> dict[str, PackedWeight]:
         """The weights of a unit at `bits`, by the name of their layer. Raises QuantizationError."""
@@ -89,7 +92,7 @@ class Candidates:
     def stored_bytes(self, packed: dict[str, PackedWeight], rest: torch.dtype) -> int:
         """What a checkpoint has to keep of a unit. rest: dtype of what is not quantized, input scales among it."""
         codes = {weight.identity: weight.stored_bytes for weight in packed.values()}
-        scales = [w.transform.scale for name, w in packed.items() if name not in self._norms]
+        scales = [w.transform.scale for name, w in packed.items() if name not in self._moved]
         branches = [w.low_rank.stored_bytes for w in packed.values() if w.low_rank is not None]
         static = self.scheme.activations.mode == "static"
         ranges = InputRange.BYTES * len(packed) if static else 0  # a weight-only convolution will have none

@@ -19,11 +19,15 @@ def block_width(columns: int) -> int:
     return columns & -columns
 
 
-def rotate(x: Tensor, width: int) -> Tensor:
+def rotate(x: Tensor, width: int, stride: int = 1) -> Tensor:
     """x R over the last axis, same shape; R is symmetric, so it is its own inverse.
 
-    width: of a block, a power of two that divides the last axis.
+    width: of a block, a power of two. stride: how far apart its channels are; width · stride divides the last axis. Behind
+    blocks of `stride` neighbours, blocks with that stride complete the rotation of width · stride: H_ab = H_a ⊗ H_b.
     """
+    if stride > 1:
+        spread = x.reshape(-1, width, stride)
+        return (_sylvester(width, x.dtype, x.device) @ spread * width**-0.5).view(x.shape)
     left = 1 if width <= NARROW else 2 ** ((width.bit_length() - 1) // 2)
     right = width // left
     blocks = x.reshape(-1, left, right) @ _sylvester(right, x.dtype, x.device)

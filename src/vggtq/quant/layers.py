@@ -132,7 +132,7 @@ class TransformedLinear(nn.Module):
         self, linear: QuantLinear, transform: InputTransform, low_rank: LowRank | None = None
     ) -> None:
         super().__init__()
-        self.linear, self.rotation = linear, transform.rotation
+        self.linear, self.rotation, self.merged = linear, transform.rotation, transform.merged
         self.register_buffer("input_scale", transform.scale)
         for key in LOW_RANK:
             part = None if low_rank is None else getattr(low_rank, key.removeprefix("low_rank_"))
@@ -141,7 +141,7 @@ class TransformedLinear(nn.Module):
     @property
     def transform(self) -> InputTransform:
         """What inputs go through."""
-        return InputTransform(self._buffers["input_scale"], self.rotation)
+        return InputTransform(self._buffers["input_scale"], self.rotation, self.merged)
 
     @property
     def low_rank(self) -> LowRank | None:

@@ -20,6 +20,7 @@ from vggtq.quant.recipe import Recipe, norms_before
 from vggtq.quant.scheme import Activations, Scheme, Weights
 from vggtq.quant.select import KeptLayer, WeightOf, layer_weights, named_weights, select_layers
 from vggtq.quant.static_ranges import set_input_ranges_
+from vggtq.quant.values import values_before
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class QuantizedLayer:
     notes: tuple[str, ...] = ()  # of the weight, then of the backend
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
+    merged: int = 0  # width of those of them that the layer in front of attention has taken over
     special_ratio: float | None = None  # largest input of special tokens over that of patches, if seen
     rank: int = 0  # of the branch in half precision beside it
     rule: str = ""  # why this backend, where another one computes the same numbers
@@ -104,7 +106,8 @@ def quantize_(
     observer = _observer(model, scheme, selection.replace, calibrate, cache)
     names = [weight.name for own in selection.replace for weight in own]
     norms = norms_before(model) if scheme.transforms else {}
-    recipe = Recipe(model, scheme, observer, norms, fetch or as_it_is, keep_exact)
+    values = values_before(model, scheme, observed_layers(selection.replace), observer)
+    recipe = Recipe(model, scheme, observer, norms, values, fetch or as_it_is, keep_exact)
     shared = TiedWeights(selection.replace, fetch or as_it_is, recipe)
 
     def packed(weight: WeightOf) -> PackedWeight:
@@ -324,6 +327,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         notes=packed.notes + layer.notes,
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
+        merged=packed.transform.merged,
         rank=0 if branch is None else len(branch.down),
         rule=layer.rule,
         input_range=None if layer.input_range is None else layer.input_range.ends,

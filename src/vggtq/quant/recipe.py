@@ -6,10 +6,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from vggtq.errors import QuantizationError
 from vggtq.quant.calibration import InputStatistics, Observer, is_linear
 from vggtq.quant.low_rank import low_rank
 from vggtq.quant.packed import PackedWeight, check_finite, pack_weight
 from vggtq.quant.scheme import Scheme, Weights
+from vggtq.quant.select import layer_weights
 from vggtq.quant.transform import (
     InputTransform,
     awq_scale,
@@ -18,12 +20,14 @@ from vggtq.quant.transform import (
     sinkhorn_scale,
     smooth_scale,
 )
+from vggtq.quant.values import Values
 
 
 class Recipe:
     """Rounds the weights of a model, one after the other, in the order that inputs reach them.
 
     norms: linear layer to the norm that feeds it and nothing else; scales go into its gain and bias instead of the inputs.
+    values: projection to the values that attention brings it; scales and rotations go into the layer that makes them.
     keep_exact: whether packed weights bring along what they were rounded from.
     """
 
@@ -33,24 +37,31 @@ class Recipe:
         scheme: Scheme,
         observer: Observer | None,
         norms: Mapping[str, str],
+        values: Mapping[str, Values],
         fetch: Callable[[Tensor], Tensor],
         keep_exact: bool = False,
     ) -> None:
         self._model, self._scheme, self._observer, self._norms = model, scheme, observer, norms
-        self._keep_exact = keep_exact
+        self._values, self._keep_exact = values, keep_exact
+        # Of projections whose transform was merged before their turn.
+        self._merged: dict[str, tuple[InputStatistics | None, InputTransform]] = {}
         self.special_ratios: dict[str, float | None] = {}  # of every layer that was observed
         self._fetch = fetch
 
     def pack(self, name: str, rows: Tensor, spec: Weights) -> PackedWeight:
         """The packed weight of the layer `name`. rows: (R, C). Raises QuantizationError."""
         scheme = self._scheme
-        statistics = self._observer.take(name) if self._observer else None
+        rows = self._with_merged_values(name, rows)
+        statistics, transform = self._merged.pop(name, (None, None))
+        if transform is None:
+            statistics = self._observer.take(name) if self._observer else None
         if scheme.needs_statistics and statistics is None:
             note = "rounded to nearest: only linear layers are calibrated"
             return _noted(pack_weight(rows, spec), note)
         if statistics is not None:
             self.special_ratios[name] = statistics.special_ratio
-        transform = self._transform(name, rows, spec, statistics)
+        if transform is None:
+            transform = self._transform(name, rows, spec, statistics)
         gram = None if statistics is None else transform.gram(statistics.gram)
         weight = transform.weight(rows)
         if scheme.compensation.rank and is_linear(self._model, name):
@@ -99,18 +110,47 @@ class Recipe:
             scale = awq_scale(rows, statistics, lambda some: pack_weight(some, spec).dequantize())
         return InputTransform(scale, rotation)
 
+    def _with_merged_values(self, name: str, rows: Tensor) -> Tensor:
+        """The weight (R, C) of the layer `name` after it has taken over the transforms of projections that read its outputs."""
+        for projection, values in self._values.items():
+            if values.layer != name:
+                continue
+            statistics = self._observer.take(projection) if self._observer else None
+            spec = layer_weights(self._scheme, projection)
+            try:
+                transform = self._transform(
+                    projection, self._parameter(projection, "weight"), spec, statistics
+                )
+            except QuantizationError as error:
+                raise QuantizationError(f"{projection}, which reads its values: {error}") from None
+            self._merged[projection] = statistics, transform
+            rows = values.merged(rows, transform)
+            layer = self._model.get_submodule(name)
+            if layer.bias is not None:
+                bias = self._parameter(name, "bias")
+                _set_parameter_(layer, "bias", values.merged(bias, transform).to(bias.dtype))
+        return rows
+
+    def _parameter(self, module: str, key: str) -> Tensor:
+        parameter = self._model.get_submodule(module).get_parameter(key)
+        return (self._fetch(parameter) if parameter.is_meta else parameter).detach()
+
     def _folded(self, name: str, transform: InputTransform) -> InputTransform:
-        """What is left to do to the inputs after the norm in front of the layer has taken over the scale."""
+        """What is left to do to the inputs after the norm or the values in front of the layer have taken over their part."""
+        if name in self._values:
+            return self._values[name].left_to_do(transform)
         if transform.scale is None or name not in self._norms:
             return transform
         norm = self._model.get_submodule(self._norms[name])
         for key in ("weight", "bias"):
-            parameter = norm.get_parameter(key)
-            exact = self._fetch(parameter) if parameter.is_meta else parameter
-            # A parameter of its own: another model may share the old one.
-            divided = (exact.detach() / transform.scale).to(exact.dtype)
-            setattr(norm, key, nn.Parameter(divided, requires_grad=parameter.requires_grad))
+            exact = self._parameter(self._norms[name], key)
+            _set_parameter_(norm, key, (exact / transform.scale).to(exact.dtype))
         return InputTransform(None, transform.rotation)
+
+
+def _set_parameter_(module: nn.Module, key: str, values: Tensor) -> None:
+    """A parameter of its own: another model may share the old one."""
+    setattr(module, key, nn.Parameter(values, requires_grad=module.get_parameter(key).requires_grad))
 
 
 def _noted(packed: PackedWeight, note: str) -> PackedWeight:

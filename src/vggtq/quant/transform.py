@@ -30,15 +30,20 @@ SINKHORN_STEPS = 16
 
 @dataclass(frozen=True)
 class InputTransform:
-    """scale: (C,) float32 or None; rotation: width of the Hadamard blocks, 0 for none."""
+    """scale: (C,) float32 or None; rotation: width of the Hadamard blocks, 0 for none.
+
+    merged: width of the blocks that inputs have been through when they come (`vggtq.quant.values`); it divides `rotation`.
+    """
 
     scale: Tensor | None = None
     rotation: int = 0
+    merged: int = 0
 
     def inputs(self, x: Tensor) -> Tensor:
-        """t(x), (…, C)."""
+        """t(x), (…, C); of merged blocks, what is left of it."""
         x = x if self.scale is None else x / self.scale.to(x.dtype)
-        return rotate(x, self.rotation) if self.rotation else x
+        stride = max(self.merged, 1)
+        return rotate(x, self.rotation // stride, stride) if self.rotation > self.merged else x
 
     def weight(self, rows: Tensor) -> Tensor:
         """T(W), (R, C)."""
@@ -56,7 +61,7 @@ class InputTransform:
         return self.inputs(half.T)
 
     def __bool__(self) -> bool:
-        return self.scale is not None or self.rotation > 0
+        return self.scale is not None or self.rotation > self.merged
 
 
 def smooth_scale(rows: Tensor, statistics: InputStatistics, alpha: float) -> Tensor:
@@ -109,7 +114,7 @@ def awq_scale(
 
 def output_error(rows: Tensor, rounded: Tensor, gram: Tensor) -> float:
     """Mean over inputs of ‖x (W - Ŵ)ᵀ‖² = Σ (D G) ⊙ D, for a layer with Gram matrix G and D = W - Ŵ."""
-    difference = rows - rounded
+    difference = (rows - rounded).to(gram.dtype)
     return float(((difference @ gram) * difference).sum())
 
 
