@@ -64,11 +64,11 @@ def test_stages_are_the_forward_pass() -> None:
     model, images = small(), pictures(1)[0]
     called: list[tuple[str, Any]] = []
     with torch.inference_mode():
-        stages = model.stages(images)  # type: ignore[operator]
+        stages = model.stages({"inputs": images})  # type: ignore[operator]
         name, arguments = next(stages)
         with pytest.raises(StopIteration):
             while True:
-                called.append((name, model.get_submodule(name)(*arguments)))
+                called.append((name, model.get_submodule(name)(*arguments())))
                 name, arguments = stages.send(called[-1][1])
         whole = model(images)
     assert [name for name, _ in called] == model.stage_names()  # type: ignore[operator]
@@ -359,3 +359,20 @@ def test_what_changes_the_numbers_changes_the_identity(
 def test_the_place_of_the_cache_is_no_part_of_the_experiment() -> None:
     here, there = (plain(compose([f"calibration_cache={place}"])) for place in ("outputs/a", "null"))
     assert config_hash(here) == config_hash(there)
+
+
+def test_samples_are_the_same_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = Rooms(count=3, frames=2, size=[28, 28])
+    found = []
+    for limit in (2**28, 0):
+        monkeypatch.setattr("vggtq.calibration_data.IMAGE_BYTES", limit)
+        samples = Samples.of(Calibration(dataset=rooms, samples=3))
+        found.append((samples.sha256, *samples.images))
+        assert (samples._overflow.file_bytes == 0) is (limit > 0)
+        assert [images.shape for images in samples.inputs] == [(1, 2, 3, 28, 28)] * 3
+    exact = [scene.images for scene in rooms.scenes()]
+    assert found[0][0] == found[1][0]
+    assert all(
+        torch.equal(a, b) and torch.equal(a, c)
+        for a, b, c in zip(exact, found[0][1:], found[1][1:], strict=True)
+    )

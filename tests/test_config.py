@@ -161,6 +161,7 @@ def test_impossible_combinations_name_value_rule_and_remedy(overrides: list[str]
         (["dataset.max_image=4"], "dataset.max_image is not an option"),
         (["seeed=1"], "seeed is not an option; did you mean seed"),
         (["seed=abc"], "seed.*'abc' of type 'str' could not be converted to Integer"),
+        (["model=vggt_1b", "model.architecture.aggregator.depth=4"], r"with a plus: \+model\.architecture\.agg"),
         (["scheme.weights.grop_size=64"], "did you mean scheme.weights.group_size"),
     ],
 )  # fmt: skip

@@ -65,9 +65,8 @@ class OutputErrors:
 def measured(config: Config, model: LoadedModel, samples: Samples, steps: Steps) -> Measured:
     """The sensitivities of every layer that config.scheme selects, at each of its candidates. Raises QuantizationError."""
     samples.select_(model.module)
-    scenes = [scene.images for scene in samples.scenes]
-    inputs = [images[None] for images in scenes]
-    candidates = Candidates(model.module, config.scheme, calibrate=inputs)
+    scenes = samples.images
+    candidates = Candidates(model.module, config.scheme, calibrate=samples.inputs)
     code = code_digest(model.module)
     folder = Path(config.sensitivity_cache) if config.sensitivity_cache and code else None
     cache = TensorCache(folder, "sensitivities")
@@ -82,7 +81,7 @@ def measured(config: Config, model: LoadedModel, samples: Samples, steps: Steps)
             twin = partial(share_parameters, model.module)
             found = exact_errors(twin, candidates, choices, errors, steps.at)
         else:
-            runs = [partial(_with_graph, model.module, images) for images in scenes]
+            runs = [partial(_with_graph, model.module, scenes, i) for i in range(len(scenes))]
             found = jacobian_errors(candidates, choices, runs, steps.at)
         return {"bytes": torch.tensor(sizes)} | {f"error.{name}": error for name, error in found.items()}
 
@@ -98,9 +97,9 @@ def measured(config: Config, model: LoadedModel, samples: Samples, steps: Steps)
     return Measured(sensitivities, cached, cache.notes)
 
 
-def _with_graph(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The outputs of one sample (S, 3, H, W), for gradients."""
-    outputs = module(images.to(next(iter(module.parameters())).device)[None])
+def _with_graph(module: nn.Module, scenes: Sequence[Tensor], index: int) -> dict[str, Tensor]:
+    """The outputs of one of the samples (S, 3, H, W), for gradients."""
+    outputs = module(scenes[index].to(next(iter(module.parameters())).device)[None])
     return {name: outputs[name] for name in OUTPUTS if name in outputs}
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,52 @@ from vggtq.config import Config
 from vggtq.data.scene import Scene
 from vggtq.errors import ConfigError, DataError
 from vggtq.models.loading import LoadedModel
+from vggtq.overflow import Kept, Overflow
 from vggtq.quant.quantize import Quantization
 
 log = logging.getLogger(__name__)
 
+IMAGE_BYTES = 2**28  # of calibration images that stay in memory
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One calibration scene. digests: the SHA-256 of every image."""
+
+    name: str
+    kept: Kept
+    digests: tuple[str, ...]
+
+
+class Images(Sequence[Tensor]):
+    """The images (S, 3, H, W) of samples, read where they are kept each time; batched: (1, S, 3, H, W)."""
+
+    def __init__(self, samples: Sequence[Sample], overflow: Overflow, batched: bool = False) -> None:
+        self._samples, self._overflow, self._batched = samples, overflow, batched
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Images(self._samples[index], self._overflow, self._batched)
+        images = self._overflow.get(self._samples[index].kept)
+        return images[None] if self._batched else images
+
 
 @dataclass
 class Samples:
-    """The calibration scenes, in memory. `seen` holds the SHA-256 of every image and file of all candidates."""
+    """The calibration scenes. `seen` holds the SHA-256 of every image and file of all candidates."""
 
     calibration: Calibration
-    scenes: list[Scene] = field(default_factory=list)
+    scenes: list[Sample] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     candidates: int = 0
     outliers: list[str] = field(
         default_factory=list
     )  # names of candidates that selection=diverse left out first
     cache: CalibrationCache | None = None
+    _overflow: Overflow = field(default_factory=lambda: Overflow(IMAGE_BYTES))
     _selected: bool = False
     _notes: list[str] = field(default_factory=list)
 
@@ -41,8 +71,11 @@ class Samples:
         """Reads or renders the candidates. Raises DataError."""
         samples = cls(calibration)
         for scene in calibration.dataset.scenes():
-            samples.scenes.append(scene)
-            samples.seen |= _digests(scene)
+            sample = Sample(
+                scene.name, samples._overflow.keep(scene.images), tuple(map(_digest, scene.images))
+            )
+            samples.scenes.append(sample)
+            samples.seen |= {*sample.digests, *(file.sha256 for file in scene.files)}
         samples.candidates = len(samples.scenes)
         if not samples.scenes:
             raise DataError(f"calibration {calibration.name} has no scenes; check calibration.dataset")
@@ -68,17 +101,27 @@ class Samples:
             )
         device = next(iter(model.parameters())).device
         with torch.inference_mode():
-            rows = [features(scene.images.to(device)).float().cpu() for scene in self.scenes]
+            rows = [features(images.to(device)).float().cpu() for images in self.images]
         selection = diverse(torch.stack(rows).numpy(), wanted.samples, wanted.seed)
         self.outliers = [self.scenes[i].name for i in selection.outliers]
         self.scenes = [self.scenes[i] for i in selection.chosen]
 
-    def prepare(self, config: Config, model: LoadedModel) -> tuple[list[Tensor], CalibrationCache]:
+    @property
+    def images(self) -> Images:
+        """Of every sample that is used, (S, 3, H, W)."""
+        return Images(self.scenes, self._overflow)
+
+    def prepare(self, config: Config, model: LoadedModel) -> tuple[Images, CalibrationCache]:
         """What `quantize_` needs: the inputs, (1, S, 3, H, W) each, and the cache of what layers see of them."""
         self.select_(model.module)
         folder = Path(config.calibration_cache) if config.calibration_cache else None
         self.cache = CalibrationCache(model, repr(config.model), self.sha256, config.scheme, folder)
-        return [scene.images[None] for scene in self.scenes], self.cache
+        return self.inputs, self.cache
+
+    @property
+    def inputs(self) -> Images:
+        """The same as the network is called with, (1, S, 3, H, W)."""
+        return Images(self.scenes, self._overflow, batched=True)
 
     @property
     def notes(self) -> list[str]:
@@ -87,7 +130,7 @@ class Samples:
     @property
     def sha256(self) -> str:
         """Of all images, in order."""
-        digests = [_digest(image) for scene in self.scenes for image in (*scene.images, torch.zeros(0))]
+        digests = [digest for scene in self.scenes for digest in (*scene.digests, END)]
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def check_disjoint(self, scene: Scene) -> None:
@@ -109,7 +152,7 @@ class Samples:
             "candidates": self.candidates,
             "outliers": self.outliers,
             "scenes": len(self.scenes),
-            "frames": sum(len(scene.images) for scene in self.scenes),
+            "frames": sum(len(scene.digests) for scene in self.scenes),
             "samples": [scene.name for scene in self.scenes],
             "sha256": self.sha256,
             "passes": quantization.calibration_passes,
@@ -123,9 +166,8 @@ class Samples:
         self._notes.append(text)
 
 
-def _digests(scene: Scene) -> set[str]:
-    return {*map(_digest, scene.images), *(file.sha256 for file in scene.files)}
-
-
 def _digest(image: Tensor) -> str:
     return hashlib.sha256(image.contiguous().to(torch.float32).numpy().tobytes()).hexdigest()
+
+
+END = _digest(torch.zeros(0))  # of a scene

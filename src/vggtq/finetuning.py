@@ -37,8 +37,7 @@ def quantize_model_(
     if not scheme.finetune.steps:
         return quantize_(twin, scheme, on_layer=steps.at, calibrate=inputs, cache=cache), None
     assert samples is not None
-    scenes = [scene.images for scene in samples.scenes]
-    views = Views(scenes, scheme.finetune.validation, config.seed)
+    views = Views(samples.images, scheme.finetune.validation, config.seed)
     folder = Path(config.finetune_cache) if config.finetune_cache else None
     checkpoint = Checkpoint(folder, identity(model, config, samples, device))
     report = Reporter(scheme.finetune, steps)

@@ -119,6 +119,8 @@ def _explain_option(group: str, value: str) -> str:
 def _explain_key(key: str) -> str:
     if key in ("experiment", "search", "variant"):
         return f"{key}=… is added with a plus: +{key}={options(key)[0]}; choices: {', '.join(options(key))}"
+    if key.startswith("model.architecture."):
+        return f"{key} is not among what this model's YAML sets, so it is added with a plus: +{key}…"
     known = _keys(compose())
     near = did_you_mean(key, known)
     return f"{key} is not an option{near or '; python -m vggtq.run --help lists them'}"

@@ -85,8 +85,7 @@ def additivity(
     from vggtq.quant.quantize import quantize_
     from vggtq.quant.size import stored_bytes
 
-    scenes = [scene.images for scene in samples.scenes]
-    errors = OutputErrors(model, scenes)
+    errors = OutputErrors(model, samples.images)
     for k, bits in enumerate(found.bits):
         steps.step(f"checking {bits} bits")
         weights = replace(config.scheme.weights, bits=bits)
@@ -99,7 +98,7 @@ def additivity(
         }
         for name, scheme in (("even", even), ("found", auto.scheme)):
             twin = share_parameters(model.module)
-            quantize_(twin, scheme, calibrate=[images[None] for images in scenes])
+            quantize_(twin, scheme, calibrate=samples.inputs)
             squared = list(errors(twin).values())
             real = [error**0.5 for error in squared]
             row[f"{name}_stored_bytes"] = stored_bytes(twin, getattr(torch, config.rest))

@@ -1,35 +1,43 @@
 """A forward pass as a row of calls of submodules, so that it can be stopped between them.
 
-A network that has `stages(inputs)` yields (name of a submodule, its arguments), is sent what that returned, and returns the
-output of the whole: `run_stages(model, model.stages(x))` is `model(x)`. `stage_names()` are all names in the order of the
-calls. Between two calls a pass holds nothing but what later ones read, so that many can wait in front of one block.
+A network that has `stages(held)` finds its input in held["inputs"], keeps there every tensor that a later call needs, and
+yields (name of a submodule, a function that makes its arguments); it is sent what that returned. `stage_names()` are all names
+in the order of the calls. Between two calls a pass has its tensors in `held` and nowhere else, so that many can wait in front
+of one block with most of them on disk.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-Stages = Generator[tuple[str, tuple[Any, ...]], Any, Any]
+from vggtq.overflow import HeldTensors, Overflow
+
+Held = MutableMapping[str, Tensor]
+"""The tensors of a pass, by names that the network chooses."""
+Stages = Generator[tuple[str, Callable[[], tuple[Any, ...]]], Any, Any]
+
+WAITING_BYTES = 2**30  # of waiting passes that stay in memory
 
 
 class Staged(Protocol):
     """What a network declares to be run block by block."""
 
-    def stages(self, inputs: Tensor) -> Stages: ...
+    def stages(self, held: Held) -> Stages: ...
 
     def stage_names(self) -> list[str]: ...
 
 
 def run_stages(model: nn.Module, stages: Stages) -> Any:
-    """The output of a whole pass; names are those of submodules of `model`."""
+    """What `stages` returns after a whole pass; names are those of submodules of `model`."""
     output = None
     while True:
         try:
             name, arguments = stages.send(output)
         except StopIteration as end:
             return end.value
-        output = model.get_submodule(name)(*arguments)
+        output = model.get_submodule(name)(*arguments())
 
 
 def within(prefix: str, stages: Stages) -> Stages:
@@ -40,16 +48,18 @@ def within(prefix: str, stages: Stages) -> Stages:
             name, arguments = stages.send(output)
         except StopIteration as end:
             return end.value
+        output = None  # `held` has it now
         output = yield f"{prefix}.{name}", arguments
 
 
 class StagedPasses:
-    """One pass per batch, all waiting in front of the same stage."""
+    """One pass per batch, all waiting in front of the same stage. memory_bytes: what they may hold outside of the disk."""
 
-    def __init__(self, model: Any, batches: Sequence[Tensor]) -> None:
+    def __init__(self, model: Any, batches: Sequence[Tensor], memory_bytes: int = WAITING_BYTES) -> None:
         self._model = model
         device = next(iter(model.parameters())).device
-        self._passes = [_Pass(model, batch.to(device)) for batch in batches]
+        overflow = Overflow(memory_bytes)
+        self._passes = [_Pass(model, batch.to(device), HeldTensors(overflow)) for batch in batches]
 
     def before(self, stage: str) -> Iterator["_Pass"]:
         """The passes one after the other, each run up to the call of `stage`, which a later one must not precede.
@@ -63,20 +73,19 @@ class StagedPasses:
 
 
 class _Pass:
-    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
-        self.inputs = inputs
-        self._model, self._stages = model, model.stages(inputs)  # type: ignore[operator]
+    def __init__(self, model: nn.Module, inputs: Tensor, held: Held) -> None:
+        self.inputs = torch.empty_like(inputs, device="meta")  # their shape
+        held["inputs"] = inputs
+        self._model, self._stages = model, model.stages(held)  # type: ignore[operator]
         self.stage, self._arguments = next(self._stages)
 
     def call(self) -> Any:
         """What the stage returns, which is forgotten: the pass stays where it is."""
-        return self._model.get_submodule(self.stage)(*self._arguments)
+        return self._model.get_submodule(self.stage)(*self._arguments())
 
     def advance(self) -> None:
-        output = self.call()
-        self._arguments = ()  # nothing else may need them
         try:
-            self.stage, self._arguments = self._stages.send(output)
+            self.stage, self._arguments = self._stages.send(self.call())
         except StopIteration:
             raise ValueError(
                 f"{type(self._model).__name__}.stage_names() does not match its stages()"

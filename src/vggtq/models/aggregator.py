@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vggtq.models.config import VGGTConfig
 from vggtq.models.positions import rope_table
 from vggtq.models.vit import Block, DinoV2, PatchConv
-from vggtq.stages import Stages, run_stages, within
+from vggtq.stages import Held, Stages, run_stages, within
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,8 +56,14 @@ class Aggregator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        tokens: dict[int, Tensor] = run_stages(self, self.stages(images))
-        return tokens
+        held: Held = {"inputs": images}
+        run_stages(self, self.stages(held))
+        return self.kept(held)
+
+    def kept(self, held: Held) -> dict[int, Tensor]:
+        """What `forward` returns, after a pass by `stages`."""
+        layers = sorted(self.keep & set(range(len(self.frame_blocks))))  # training runs the first few alone
+        return {i: held[f"tokens.{i}"] for i in layers}
 
     def stage_names(self) -> list[str]:
         """The submodules that `stages` calls, in that order."""
@@ -67,32 +73,43 @@ class Aggregator(nn.Module):
         pairs = ((f"frame_blocks.{i}", f"global_blocks.{i}") for i in range(len(self.frame_blocks)))
         return [*names, *(name for pair in pairs for name in pair)]
 
-    def stages(self, images: Tensor) -> Stages:
-        batch, frames = images.shape[:2]
-        x = yield from self._tokens(images)
-        n, dim = x.shape[-2:]
-        grid = (images.shape[-2] // self.config.patch_size, images.shape[-1] // self.config.patch_size)
+    def stages(self, held: Held) -> Stages:
+        batch, frames, _, height, width = held["inputs"].shape
+        device = held["inputs"].device
+        held["x"] = yield from self._tokens(held)
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
+        n, dim = self.patch_start_idx + grid[0] * grid[1], self.config.embed_dim
         head_dim = dim // self.config.num_heads
-        rope = rope_table(grid, self.patch_start_idx, head_dim, self.config.rope_freq, images.device)
+        rope = rope_table(grid, self.patch_start_idx, head_dim, self.config.rope_freq, device)
+        held["cos"], held["sin"] = rope
         # The same positions in every frame: rotary angles do not tell frames apart.
-        rope_all = (rope[0].repeat(frames, 1), rope[1].repeat(frames, 1))
-        kept: dict[int, Tensor] = {}
-        for i in range(len(self.frame_blocks)):  # training runs the first few alone
-            local = yield f"frame_blocks.{i}", (x.reshape(batch * frames, n, dim), rope)
-            x = yield f"global_blocks.{i}", (local.reshape(batch, frames * n, dim), rope_all)
+        held["all_cos"], held["all_sin"] = (part.repeat(frames, 1) for part in rope)
+        del rope
+        for i in range(len(self.frame_blocks)):
+            held["local"] = yield (
+                f"frame_blocks.{i}",
+                lambda: (held["x"].reshape(batch * frames, n, dim), (held["cos"], held["sin"])),
+            )
+            held["x"] = yield (
+                f"global_blocks.{i}",
+                lambda: (held["local"].reshape(batch, frames * n, dim), (held["all_cos"], held["all_sin"])),
+            )
             if i in self.keep:
-                shape = (batch, frames, n, dim)
-                kept[i] = torch.cat([local.reshape(shape), x.reshape(shape)], dim=-1)
-        return kept
+                held[f"tokens.{i}"] = torch.cat(
+                    [held[name].reshape(batch, frames, n, dim) for name in ("local", "x")], dim=-1
+                )
+        for name in ("x", "local", "cos", "sin", "all_cos", "all_sin"):
+            del held[name]
 
-    def _tokens(self, images: Tensor) -> Stages:
+    def _tokens(self, held: Held) -> Stages:
         """(B, S, N, C): special tokens before the patch tokens of each frame."""
-        batch, frames = images.shape[:2]
-        flat = normalise(images).flatten(0, 1)
+        batch, frames = held["inputs"].shape[:2]
         if isinstance(self.patch_embed, DinoV2):
-            patches = yield from within("patch_embed", self.patch_embed.stages(flat))
+            held["inputs"] = normalise(held["inputs"]).flatten(0, 1)
+            patches = yield from within("patch_embed", self.patch_embed.stages(held))
         else:
-            patches = yield "patch_embed", (flat,)
+            patches = yield "patch_embed", lambda: (normalise(held["inputs"]).flatten(0, 1),)
+            del held["inputs"]
         patches = patches.unflatten(0, (batch, frames))
         special = torch.cat([self.camera_token, self.register_token], dim=2)
         # Entry 0 is for the reference frame, entry 1 for every other.

@@ -17,7 +17,7 @@ from vggtq.models.config import VGGTConfig, parse_config
 from vggtq.models.dpt import DenseHead, Size, signed_expm1
 from vggtq.models.track import TrackHead
 from vggtq.models.vit import Attention, Block
-from vggtq.stages import Stages, within
+from vggtq.stages import Held, Stages, within
 
 
 def build(config: Mapping[str, Any] | None = None) -> "VGGT":
@@ -86,16 +86,17 @@ class VGGT(nn.Module):
                 out[key], out[f"{key}_conf"] = head(tokens, self.aggregator.patch_start_idx, size)
         return out
 
-    def stages(self, images: Tensor) -> Stages:
+    def stages(self, held: Held) -> Stages:
         """`forward` without tracks, and without an output: for looking at what submodules get."""
-        images = self._checked(images)
-        size = (images.shape[-2], images.shape[-1])
-        tokens = yield from within("aggregator", self.aggregator.stages(images))
+        held["inputs"] = self._checked(held["inputs"])
+        size = (held["inputs"].shape[-2], held["inputs"].shape[-1])
+        aggregator = self.aggregator
+        yield from within("aggregator", aggregator.stages(held))
         for name in self._heads():
             if name == "camera_head":
-                yield name, (tokens[self.config.aggregator.depth - 1],)
+                yield name, lambda: (held[f"tokens.{self.config.aggregator.depth - 1}"],)
             else:
-                yield name, (tokens, self.aggregator.patch_start_idx, size)
+                yield name, lambda: (aggregator.kept(held), aggregator.patch_start_idx, size)
 
     def stage_names(self) -> list[str]:
         """The submodules that `stages` calls, in that order."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vggtq.attention import attend
 from vggtq.models.config import PatchEmbedConfig
 from vggtq.models.positions import RopeTable, apply_rope
-from vggtq.stages import Stages, run_stages
+from vggtq.stages import Held, Stages, run_stages
 
 
 class LayerScale(nn.Module):
@@ -110,19 +110,22 @@ class DinoV2(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens: Tensor = run_stages(self, self.stages(images))
+        tokens: Tensor = run_stages(self, self.stages({"inputs": images}))
         return tokens
 
-    def stages(self, images: Tensor) -> Stages:
+    def stages(self, held: Held) -> Stages:
+        held["x"] = self._embedded(held.pop("inputs"))
+        for i in range(len(self.blocks)):
+            held["x"] = yield f"blocks.{i}", lambda: (held["x"],)
+        return self.norm(held.pop("x"))[:, 1 + self.config.num_register_tokens :]
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """(M, 1 + registers + P, C): class, register and patch tokens."""
         frames, _, height, width = images.shape
-        patches = self.patch_embed(images)
-        x = torch.cat([self.cls_token.expand(frames, -1, -1), patches], dim=1)
+        x = torch.cat([self.cls_token.expand(frames, -1, -1), self.patch_embed(images)], dim=1)
         x = x + self._positions(height, width).to(x.dtype)
         # Registers come after the class token and have no position.
-        x = torch.cat([x[:, :1], self.register_tokens.expand(frames, -1, -1), x[:, 1:]], dim=1)
-        for i in range(len(self.blocks)):
-            x = yield f"blocks.{i}", (x,)
-        return self.norm(x)[:, 1 + self.config.num_register_tokens :]
+        return torch.cat([x[:, :1], self.register_tokens.expand(frames, -1, -1), x[:, 1:]], dim=1)
 
     def _positions(self, height: int, width: int) -> Tensor:
         """(1, 1 + P, C): the stored table, or its bicubic resampling to the grid of the image."""

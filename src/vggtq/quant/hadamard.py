@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 NARROW = 64  # blocks up to here are one product
+PART_BYTES = 2**20  # of inputs that are rotated at a time on a CPU: what lies between stays in its cache
 
 
 def block_width(columns: int) -> int:
@@ -25,15 +26,28 @@ def rotate(x: Tensor, width: int, stride: int = 1) -> Tensor:
     width: of a block, a power of two. stride: how far apart its channels are; width · stride divides the last axis. Behind
     blocks of `stride` neighbours, blocks with that stride complete the rotation of width · stride: H_ab = H_a ⊗ H_b.
     """
+    rows = x.reshape(-1, x.shape[-1])
+    in_parts = x.device.type == "cpu" and not x.requires_grad
+    at_once = max(1, PART_BYTES // (rows[:1].numel() * x.element_size())) if in_parts else len(rows)
+    if len(rows) <= at_once:
+        return _rotated(rows, width, stride).view(x.shape)
+    turned = torch.empty_like(rows)
+    for part, place in zip(rows.split(at_once), turned.split(at_once), strict=True):
+        place.copy_(_rotated(part, width, stride))
+    return turned.view(x.shape)
+
+
+def _rotated(rows: Tensor, width: int, stride: int) -> Tensor:
+    """x R for rows (T, C)."""
     if stride > 1:
-        spread = x.reshape(-1, width, stride)
-        return (_sylvester(width, x.dtype, x.device) @ spread * width**-0.5).view(x.shape)
+        blocks = _sylvester(width, rows.dtype, rows.device) @ rows.reshape(-1, width, stride)
+        return blocks.mul_(width**-0.5).reshape(rows.shape)
     left = 1 if width <= NARROW else 2 ** ((width.bit_length() - 1) // 2)
     right = width // left
-    blocks = x.reshape(-1, left, right) @ _sylvester(right, x.dtype, x.device)
+    blocks = rows.reshape(-1, left, right) @ _sylvester(right, rows.dtype, rows.device)
     if left > 1:
-        blocks = _sylvester(left, x.dtype, x.device) @ blocks
-    return (blocks * width**-0.5).view(x.shape)
+        blocks = _sylvester(left, rows.dtype, rows.device) @ blocks
+    return blocks.mul_(width**-0.5).reshape(rows.shape)
 
 
 @functools.cache

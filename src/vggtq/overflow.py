@@ -1,0 +1,118 @@
+"""Tensors that wait: in memory up to a limit, beyond it in a temporary file, so that many of them take no more memory than few.
+
+The file has no name, so nothing is left of it whatever happens; it lies where the system puts temporary files (TMPDIR).
+"""
+
+import errno
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from vggtq.exhausted import DiskFull
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the file a tensor lies."""
+
+    offset: int
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
+
+Kept = Tensor | _Place
+
+
+class Overflow:
+    """memory_bytes: what all tensors may take before others go to the file."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.memory_left, self.file_bytes = memory_bytes, 0
+        self._file: IO[bytes] | None = None
+        self._gaps: dict[int, list[int]] = {}  # offsets that are free again, by size
+
+    def keep(self, tensor: Tensor) -> Kept:
+        """What `get` gives the tensor back for. Raises DiskFull."""
+        size = tensor.untyped_storage().nbytes()
+        if size <= self.memory_left:
+            self.memory_left -= size
+            return tensor
+        place = _Place(0, tensor.shape, tensor.dtype, tensor.device)
+        gaps = self._gaps.get(place.size)
+        offset = gaps.pop() if gaps else self.file_bytes
+        try:
+            self._write(offset, tensor)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFull(
+                f"{place.size / 2**20:.0f} MiB of activations that wait for their turn do not fit into "
+                f"{tempfile.gettempdir()}, beside {self.file_bytes / 2**20:.0f} others; free some space, choose another place "
+                f"with the environment variable TMPDIR, or take fewer samples (calibration.samples=N)"
+            ) from error
+        self.file_bytes = max(self.file_bytes, offset + place.size)
+        return _Place(offset, place.shape, place.dtype, place.device)
+
+    def get(self, kept: Kept) -> Tensor:
+        """The tensor; from the file a new one each time."""
+        if isinstance(kept, Tensor):
+            return kept
+        assert self._file is not None
+        tensor = torch.empty(kept.shape, dtype=kept.dtype)
+        self._file.seek(kept.offset)
+        self._file.readinto(_bytes(tensor))  # type: ignore[attr-defined]
+        return tensor.to(kept.device)
+
+    def forget(self, kept: Kept) -> None:
+        """Its place may be taken by others."""
+        if isinstance(kept, Tensor):
+            self.memory_left += kept.untyped_storage().nbytes()
+        else:
+            self._gaps.setdefault(kept.size, []).append(kept.offset)
+
+    def _write(self, offset: int, tensor: Tensor) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as this object
+        self._file.seek(offset)
+        left = _bytes(tensor.detach().cpu().contiguous())
+        while left:  # a write may be cut short
+            left = left[self._file.write(left) :]
+
+
+class HeldTensors(MutableMapping[str, Tensor]):
+    """Tensors by name, which share an overflow with others."""
+
+    def __init__(self, overflow: Overflow) -> None:
+        self._overflow = overflow
+        self._kept: dict[str, Kept] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._overflow.get(self._kept[name])
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        if name in self._kept:
+            del self[name]
+        self._kept[name] = self._overflow.keep(tensor)
+
+    def __delitem__(self, name: str) -> None:
+        self._overflow.forget(self._kept.pop(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
