@@ -376,3 +376,12 @@ def test_samples_are_the_same_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPa
         torch.equal(a, b) and torch.equal(a, c)
         for a, b, c in zip(exact, found[0][1:], found[1][1:], strict=True)
     )
+
+
+def test_one_block_of_vggt_1b_is_observed_at_a_time() -> None:
+    model = validated(compose(["model=vggt_1b", "model.source=null"])).model.skeleton()
+    for group in Observer(model, names_of(model), pictures()).groups:
+        blocks = {name.rpartition(".attn.")[0] or name.rpartition(".mlp.")[0] for name in group.names} - {""}
+        assert len(blocks) <= 1, group.names
+        if blocks:
+            assert len(group.names) == 4, "its values and what reads them together"

@@ -223,10 +223,12 @@ def test_rotation_is_scipys_hadamard_and_its_own_inverse(columns: int) -> None:
 
 @pytest.mark.parametrize("rotation", [0, 64])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_transform_changes_no_product(rotation: int, scaled: bool) -> None:
+@pytest.mark.parametrize("first", [False, True])
+def test_a_transform_changes_no_product(rotation: int, scaled: bool, first: bool) -> None:
     x, w = torch.randn(50, 192, dtype=torch.float64), torch.randn(30, 192, dtype=torch.float64)
     scale = torch.rand(192).add(0.1).to(torch.bfloat16).double() if scaled else None
-    transform = InputTransform(scale, rotation)
+    transform = InputTransform(scale, rotation, rotation_first=first)
+    assert (transform.original(transform.weight(w)) - w).abs().max() < 1e-12
     assert (transform.inputs(x) @ transform.weight(w).T - x @ w.T).abs().max() < 1e-9
     assert (transform.gram(x.T @ x) - transform.inputs(x).T @ transform.inputs(x)).abs().max() < 1e-9
 
@@ -294,6 +296,24 @@ def test_statistics_are_those_of_all_inputs_at_once() -> None:
     assert torch.allclose(statistics.mean_abs, rows.abs().mean(0))
     assert torch.equal(statistics.largest, rows.abs().amax(0))
     assert statistics.rows == 35
+
+
+def test_scales_behind_a_rotation_are_those_of_rotated_channels() -> None:
+    """QuantVGGT's order: what smoothing sees are max|x H| and max|W H|; a channel that was large is spread by then."""
+    rows, inputs, _ = problem(24, 64)
+    inputs[:, 7] *= 50
+    layer = nn.Sequential(nn.Linear(64, 24, bias=False)).requires_grad_(False)
+    layer[0].weight.copy_(rows)
+    hadamard = torch.from_numpy(scipy.linalg.hadamard(64) / 8).float()
+    x, w = inputs.float() @ hadamard, rows.float() @ hadamard
+    expected = (x.abs().amax(0) / w.abs().amax(0)).sqrt()
+    scheme = Scheme(transform=Transform("smooth", hadamard=True, first="hadamard"), layers=WHOLE)
+    quantize_(layer, scheme, calibrate=[inputs.float()])
+    scale = layer[0].transform.scale
+    assert torch.allclose(scale / scale[0], expected / expected[0], rtol=0.02), "bfloat16 digits"
+    assert scale.amax() / scale.amin() < 4
+    before = (inputs.abs().amax(0) / rows.abs().amax(0)).sqrt()
+    assert before.amax() / before.amin() > 4
 
 
 def net() -> nn.Module:

@@ -84,6 +84,10 @@ TRANSFORMS = [
     Transform(hadamard=True),
     *(Transform(scale) for scale in ("smooth", "balance", "awq", "sinkhorn")),
     *(Transform(scale, hadamard=True) for scale in ("smooth", "balance", "sinkhorn")),
+    *(
+        Transform(scale, hadamard=True, first="hadamard")
+        for scale in ("smooth", "balance", "awq", "sinkhorn")
+    ),
 ]
 
 
@@ -113,7 +117,10 @@ def test_nothing_changes_before_rounding(
         assert (entry.merged, entry.rotation) == (merged, merged * left)
     wrapped = transformed(model)
     assert (PROJ in wrapped) is (transform.hadamard and left > 1)
-    assert all(layer.transform.scale is None for name, layer in wrapped.items() if name == PROJ)
+    if PROJ in wrapped:  # scales of channels that are rotated across heads have to wait for that
+        assert (wrapped[PROJ].transform.scale is None) is (
+            transform.first == "scale" or transform.scale == "none"
+        )
 
 
 def test_the_transform_reaches_the_weight_that_is_rounded() -> None:
@@ -176,10 +183,12 @@ def test_a_rotation_is_merged_with_one_scale_for_the_tensor() -> None:
     assert merged_in(result) == 32
 
 
-def test_candidates_count_the_bytes_of_the_model_that_they_become() -> None:
-    model, x = made()
+@pytest.mark.parametrize("first", ["scale", "hadamard"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_candidates_count_the_bytes_of_the_model_that_they_become(first: str, heads: int) -> None:
+    model, x = made(64, heads)
     scheme = scheme_of(
-        Transform("smooth", hadamard=True),
+        Transform("smooth", hadamard=True, first=first),
         weights=Weights(bits=4, granularity="group", group_size=16),
         mixed=Mixed(candidates=[3, 4]),
     )
@@ -191,11 +200,13 @@ def test_candidates_count_the_bytes_of_the_model_that_they_become() -> None:
     assert counted == stored_bytes(model)
 
 
+@pytest.mark.parametrize("first", ["scale", "hadamard"])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_an_artifact_brings_merged_rotations_back(tmp_path: Path, heads: int) -> None:
+def test_an_artifact_brings_merged_rotations_back(tmp_path: Path, heads: int, first: str) -> None:
     model, x = made(64, heads)
     model, x = model.float(), x.float()
-    scheme = scheme_of(Transform("smooth", hadamard=True), activations=Activations("dynamic", 4))
+    transform = Transform("smooth", hadamard=True, first=first)
+    scheme = scheme_of(transform, activations=Activations("dynamic", 4))
     result = quantize_(model, scheme, calibrate=lambda m: m(x))
     assert (PROJ in transformed(model)) is (heads > 1)
     path = tmp_path / "net.safetensors"
@@ -204,6 +215,11 @@ def test_an_artifact_brings_merged_rotations_back(tmp_path: Path, heads: int) ->
     restored = vggtq.load_into_(fresh, path)
     assert torch.equal(fresh(x), model(x))
     assert merged_in(restored) == merged_in(result) == 64 // heads
+    layers = transformed(fresh)
+    assert all(layer.transform.rotation_first is (first == "hadamard") for layer in layers.values())
+    assert (layers[QKV].transform.scale is not None) is (first == "hadamard"), (
+        "no norm takes scales behind a rotation"
+    )
 
 
 def test_a_weight_that_cannot_be_rounded_is_named_where_its_values_are() -> None:

@@ -61,13 +61,15 @@ class LayerEntry:
     notes: tuple[str, ...] = ()
     rotation: int = 0
     merged: int = 0
+    rotation_first: bool = False
 
     def packed(self, tensors: Mapping[str, Tensor]) -> PackedWeight:
         """The weight; its power and noise are known up to a factor."""
         signal, noise = (1.0, 0.0) if self.sqnr_db is None else (10 ** (self.sqnr_db / 10), 1.0)
         codes, scale, zero_point = (tensors.get(key) for key in ("codes", "scale", "zero_point"))
         assert codes is not None
-        transform = InputTransform(tensors.get("input_scale"), self.rotation, self.merged)
+        turn = (self.rotation, self.merged, self.rotation_first)
+        transform = InputTransform(tensors.get("input_scale"), *turn)
         numbers = (self.weights, self.columns, signal, noise, self.notes)
         down, up = (tensors.get(key) for key in LOW_RANK)
         branch = None if down is None or up is None else LowRank(down, up)
@@ -310,6 +312,7 @@ def _layer_entries(module: nn.Module, quantization: Quantization) -> tuple[Layer
                 tuple(layer.weight_notes),
                 layer.rotation,
                 layer.merged,
+                layer.rotation_first,
             )
         )
     return tuple(entries)

@@ -33,6 +33,7 @@ class CalibrationCache:
         code = code_digest(model.module)
         self._cache = TensorCache(folder if code else None, "calibration statistics")
         self.cached = self.computed = 0
+        self._rotated = scheme.scales_rotated
         self._scheme = {key: value for key, value in asdict(scheme).items() if key != "name"}
         self._identity = {
             "what": "calibration",
@@ -52,6 +53,7 @@ class CalibrationCache:
             "layers": list(group.names),
             "before": list(group.before),
             "scheme": self._scheme if group.before else None,
+            "rotated": self._rotated,
             "machine": numeric_machine(device),
         }
         tensors, cached = self._cache.get(identity, lambda: _tensors(compute()))
@@ -70,7 +72,7 @@ def _tensors(statistics: Statistics) -> dict[str, Tensor]:
     for name, found in statistics.items():
         rows, columns = torch.triu_indices(*found.gram.shape, device=found.gram.device)
         tensors[f"{name}.gram"] = found.gram[rows, columns]
-        tensors[f"{name}.rows"] = torch.tensor([found.rows])
+        tensors[f"{name}.rows"] = torch.tensor([found.rows, found.rotation])
         tensors |= {f"{name}.{key}": getattr(found, key) for key in VECTORS}
     return tensors
 
@@ -81,4 +83,5 @@ def _statistics(name: str, tensors: dict[str, Tensor], device: torch.device) -> 
     rows, columns = torch.triu_indices(width, width, device=device)
     gram = torch.empty(width, width, device=device)
     gram[rows, columns] = gram[columns, rows] = tensors[f"{name}.gram"].to(device)
-    return InputStatistics(gram, mean_abs, largest, int(tensors[f"{name}.rows"]), special, ordinary)
+    seen, rotation = tensors[f"{name}.rows"].tolist()
+    return InputStatistics(gram, mean_abs, largest, seen, special, ordinary, rotation)

@@ -11,7 +11,7 @@ round-to-nearest.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.errors import QuantizationError
+from vggtq.quant.hadamard import rotate, rotation_of
 from vggtq.stages import StagedPasses
 
 Calibrate = Callable[[nn.Module], None] | Sequence[Tensor]
 """Runs a model on all calibration samples; or the samples themselves, each of them what the model is called with."""
 
-MEMORY_BYTES = 2**29
+MEMORY_BYTES = 304 * 2**20  # the Gram matrices of one block of VGGT-1B's camera head, its largest
 
 Layout = tuple[int, int]
 """Rows of a layer's input that belong together, the tokens of a frame, and how many of them, from the first, are special."""
@@ -34,6 +35,7 @@ Layout = tuple[int, int]
 class InputStatistics:
     """gram: (C, C) float32, mean of x xᵀ over rows; mean_abs, largest: (C,), mean and maximum of |x| per channel.
 
+    rotation: width of the Hadamard blocks that mean_abs and largest are seen behind, 0 for none.
     special, ordinary: (C,), the maximum over tokens that stand for no patch (camera, class and register tokens) and over all
     others. Zero where there are none.
     """
@@ -44,24 +46,31 @@ class InputStatistics:
     rows: int = 0
     special: Tensor | None = None
     ordinary: Tensor | None = None
+    rotation: int = 0
 
     @classmethod
-    def empty(cls, columns: int, device: torch.device) -> "InputStatistics":
+    def empty(cls, columns: int, device: torch.device, rotation: int = 0) -> "InputStatistics":
         gram, vectors = torch.zeros(columns, columns, device=device), torch.zeros(4, columns, device=device)
-        return cls(gram, vectors[0], vectors[1], 0, vectors[2], vectors[3])
+        return cls(gram, vectors[0], vectors[1], 0, vectors[2], vectors[3], rotation)
 
     def update(self, x: Tensor, layout: Layout = (1, 0)) -> None:
         """x: (…, C)."""
         new = x.detach().reshape(-1, x.shape[-1]).float()
         total = self.rows + len(new)
         magnitude = new.abs()
+        seen = rotate(new, self.rotation).abs() if self.rotation else magnitude
         self.gram.mul_(self.rows / total).addmm_(new.T, new, alpha=1 / total)
-        self.mean_abs.mul_(self.rows / total).add_(magnitude.sum(0), alpha=1 / total)
-        self.largest = torch.maximum(self.largest, magnitude.amax(0))
+        self.mean_abs.mul_(self.rows / total).add_(seen.sum(0), alpha=1 / total)
+        self.largest = torch.maximum(self.largest, seen.amax(0))
         self.rows = total
         frames, count = magnitude.unflatten(0, (-1, layout[0])), layout[1]
         self.special = _largest(self.special, frames[:, :count])
         self.ordinary = _largest(self.ordinary, frames[:, count:])
+
+    def rotated(self) -> "InputStatistics":
+        """With the Gram matrix of rotated inputs as well."""
+        half = rotate(self.gram, self.rotation)
+        return replace(self, gram=rotate(half.T.contiguous(), self.rotation))
 
     @property
     def special_ratio(self) -> float | None:
@@ -97,7 +106,10 @@ class Group:
 
 
 class Observer:
-    """Statistics of the linear layers of a model, collected when they are first asked for, in the order of `groups`."""
+    """Statistics of the linear layers of a model, collected when they are first asked for, in the order of `groups`.
+
+    rotated: whether scales are looked for behind a Hadamard rotation.
+    """
 
     def __init__(
         self,
@@ -106,8 +118,10 @@ class Observer:
         calibrate: Calibrate,
         memory_bytes: int = MEMORY_BYTES,
         cache: StatisticsCache | None = None,
+        rotated: bool = False,
     ) -> None:
         self._model, self._calibrate, self._cache = model, calibrate, cache
+        self._rotated = rotated
         staged = not callable(calibrate) and hasattr(model, "stages")
         stages = model.stage_names() if staged else []  # type: ignore[operator]
         self.groups = _groups(model, names, stages, memory_bytes)
@@ -148,7 +162,7 @@ class Observer:
         return found
 
     def _computed(self, group: Group) -> Statistics:
-        with torch.inference_mode(), _Watch(self._model, group.names) as watch:
+        with torch.inference_mode(), _Watch(self._model, group.names, self._rotated) as watch:
             if group.stage is not None:
                 self._run_stage(group.stage, watch)
             else:
@@ -208,7 +222,7 @@ def _fitting(model: nn.Module, names: Sequence[str], memory_bytes: int) -> Itera
 class _Watch(ExitStack):
     """While it is open, the inputs of the named layers are entered into `found`."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], rotated: bool) -> None:
         super().__init__()
         self.found: Statistics = {}
         self._special_tokens: Callable[[Tensor], Mapping[str, Layout]] = getattr(
@@ -218,7 +232,8 @@ class _Watch(ExitStack):
         self.callback(model.register_forward_pre_hook(lambda _, inputs: self.begin(inputs[0])).remove)
         for name in names:
             linear: Any = model.get_submodule(name)
-            self.found[name] = InputStatistics.empty(linear.in_features, linear.weight.device)
+            rotation = rotation_of(linear.in_features) if rotated else 0
+            self.found[name] = InputStatistics.empty(linear.in_features, linear.weight.device, rotation)
             self.callback(linear.register_forward_pre_hook(partial(self._enter, name)).remove)
 
     def begin(self, inputs: Tensor) -> None:

@@ -16,7 +16,7 @@ from vggtq.quant.calibration import Calibrate, InputStatistics, Observer
 from vggtq.quant.input_range import InputRange
 from vggtq.quant.packed import PackedWeight
 from vggtq.quant.quantize import TiedWeights, as_it_is, observed_layers
-from vggtq.quant.recipe import Recipe, norms_before
+from vggtq.quant.recipe import Recipe, left_to_do, norms_before
 from vggtq.quant.scheme import Scheme
 from vggtq.quant.select import WeightOf, select_layers
 from vggtq.quant.size import rest_tensors
@@ -66,13 +66,14 @@ class Candidates:
                 raise QuantizationError(
                     f"scheme {scheme.name} looks at the inputs of layers; pass calibrate="
                 )
-            self._observer = _Repeating(model, observed_layers(modules), calibrate)
+            layers = observed_layers(modules)
+            self._observer = _Repeating(model, layers, calibrate, rotated=scheme.scales_rotated)
         # Without norms and values to move transforms into, the model stays as it is; what it computes is the same.
         recipe = Recipe(model, scheme, self._observer, {}, {}, as_it_is)
         self._weights = TiedWeights(modules, as_it_is, recipe)
-        norms = norms_before(model) if scheme.transforms else {}
-        values = values_before(model, scheme, observed_layers(modules), self._observer)
-        self._moved = {*norms, *values}  # layers whose scales `quantize_` moves into what is in front of them
+        # What `quantize_` will move transforms into.
+        self._norms = norms_before(model) if scheme.transforms else {}
+        self._values = values_before(model, scheme, observed_layers(modules), self._observer)
 
     def packed(self, unit: Unit, bits: int) -> dict[str, PackedWeight]:
         """The weights of a unit at `bits`, by the name of their layer. Raises QuantizationError."""
@@ -92,7 +93,9 @@ class Candidates:
     def stored_bytes(self, packed: dict[str, PackedWeight], rest: torch.dtype) -> int:
         """What a checkpoint has to keep of a unit. rest: dtype of what is not quantized, input scales among it."""
         codes = {weight.identity: weight.stored_bytes for weight in packed.values()}
-        scales = [w.transform.scale for name, w in packed.items() if name not in self._moved]
+        scales = [
+            left_to_do(name, w.transform, self._norms, self._values).scale for name, w in packed.items()
+        ]
         branches = [w.low_rank.stored_bytes for w in packed.values() if w.low_rank is not None]
         static = self.scheme.activations.mode == "static"
         ranges = InputRange.BYTES * len(packed) if static else 0  # a weight-only convolution will have none

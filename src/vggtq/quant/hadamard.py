@@ -20,6 +20,12 @@ def block_width(columns: int) -> int:
     return columns & -columns
 
 
+def rotation_of(columns: int) -> int:
+    """The block width for this many input channels; 0 where blocks would be too narrow to spread anything."""
+    width = block_width(columns)
+    return width if width >= 8 else 0
+
+
 def rotate(x: Tensor, width: int, stride: int = 1) -> Tensor:
     """x R over the last axis, same shape; R is symmetric, so it is its own inverse.
 

@@ -90,6 +90,7 @@ def _methods(scheme: "Scheme") -> list[str]:
     }
     methods = (scheme.transform.scale, scheme.rounding.method)
     labels = [names[method] for method in methods if method in names]
-    labels += ["Hadamard"] * scheme.transform.hadamard
+    if scheme.transform.hadamard:
+        labels.insert(0 if scheme.scales_rotated else len(labels), "Hadamard")
     labels += [f"rank {scheme.compensation.rank}"] if scheme.compensation.rank else []
     return [*labels, "QAT"] if scheme.finetune.steps else labels

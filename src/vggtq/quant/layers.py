@@ -1,6 +1,7 @@
 """Quantized counterparts of the modules that hold weights: how each lays its weight out as rows, and what replaces it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ class TransformedLinear(nn.Module):
         self, linear: QuantLinear, transform: InputTransform, low_rank: LowRank | None = None
     ) -> None:
         super().__init__()
-        self.linear, self.rotation, self.merged = linear, transform.rotation, transform.merged
+        self.linear, self._turn = linear, replace(transform, scale=None)
         self.register_buffer("input_scale", transform.scale)
         for key in LOW_RANK:
             part = None if low_rank is None else getattr(low_rank, key.removeprefix("low_rank_"))
@@ -141,7 +142,7 @@ class TransformedLinear(nn.Module):
     @property
     def transform(self) -> InputTransform:
         """What inputs go through."""
-        return InputTransform(self._buffers["input_scale"], self.rotation, self.merged)
+        return replace(self._turn, scale=self._buffers["input_scale"])
 
     @property
     def low_rank(self) -> LowRank | None:

@@ -42,6 +42,7 @@ class QuantizedLayer:
     weight_notes: tuple[str, ...] = ()
     rotation: int = 0  # width of the Hadamard blocks that inputs go through
     merged: int = 0  # width of those of them that the layer in front of attention has taken over
+    rotation_first: bool = False  # whether scales come behind the rotation
     special_ratio: float | None = None  # largest input of special tokens over that of patches, if seen
     rank: int = 0  # of the branch in half precision beside it
     rule: str = ""  # why this backend, where another one computes the same numbers
@@ -157,7 +158,8 @@ def _observer(
         )
     if not scheme.needs_statistics:
         return None
-    observer = Observer(model, observed_layers(modules), calibrate, cache=cache)
+    layers = observed_layers(modules)
+    observer = Observer(model, layers, calibrate, cache=cache, rotated=scheme.scales_rotated)
     modules.sort(key=lambda own: observer.order(own[0].name))
     return observer
 
@@ -328,6 +330,7 @@ def _describe(weight: WeightOf, packed: PackedWeight, layer: QuantLinear | Quant
         weight_notes=packed.notes,
         rotation=packed.transform.rotation,
         merged=packed.transform.merged,
+        rotation_first=packed.transform.rotation_first,
         rank=0 if branch is None else len(branch.down),
         rule=layer.rule,
         input_range=None if layer.input_range is None else layer.input_range.ends,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vggtq.errors import QuantizationError
 from vggtq.quant.calibration import InputStatistics, Observer, is_linear
+from vggtq.quant.hadamard import rotate, rotation_of
 from vggtq.quant.low_rank import low_rank
 from vggtq.quant.packed import PackedWeight, check_finite, pack_weight
 from vggtq.quant.scheme import Scheme, Weights
@@ -16,7 +17,6 @@ from vggtq.quant.transform import (
     InputTransform,
     awq_scale,
     balance_scale,
-    rotation_of,
     sinkhorn_scale,
     smooth_scale,
 )
@@ -94,6 +94,9 @@ class Recipe:
             return InputTransform()
         check_finite(rows)
         rotation = rotation_of(rows.shape[1]) if wanted.hadamard else 0
+        rotation_first = rotation > 0 and self._scheme.scales_rotated
+        if rotation_first:  # scales are those of rotated channels
+            rows, statistics = rotate(rows, rotation), statistics and statistics.rotated()
         scale = None
         if wanted.scale == "sinkhorn":
             scale = sinkhorn_scale(rows)
@@ -108,7 +111,7 @@ class Recipe:
         if wanted.scale == "awq" and statistics is not None:
             # Round to nearest, whatever the rounding: a search for scales inside of the search takes forty times as long.
             scale = awq_scale(rows, statistics, lambda some: pack_weight(some, spec).dequantize())
-        return InputTransform(scale, rotation)
+        return InputTransform(scale, rotation, rotation_first=rotation_first)
 
     def _with_merged_values(self, name: str, rows: Tensor) -> Tensor:
         """The weight (R, C) of the layer `name` after it has taken over the transforms of projections that read its outputs."""
@@ -137,15 +140,14 @@ class Recipe:
 
     def _folded(self, name: str, transform: InputTransform) -> InputTransform:
         """What is left to do to the inputs after the norm or the values in front of the layer have taken over their part."""
-        if name in self._values:
-            return self._values[name].left_to_do(transform)
-        if transform.scale is None or name not in self._norms:
-            return transform
+        left = left_to_do(name, transform, self._norms, self._values)
+        if transform.scale is None or left.scale is not None or name in self._values:
+            return left
         norm = self._model.get_submodule(self._norms[name])
         for key in ("weight", "bias"):
             exact = self._parameter(self._norms[name], key)
             _set_parameter_(norm, key, (exact / transform.scale).to(exact.dtype))
-        return InputTransform(None, transform.rotation)
+        return left
 
 
 def _set_parameter_(module: nn.Module, key: str, values: Tensor) -> None:
@@ -155,6 +157,15 @@ def _set_parameter_(module: nn.Module, key: str, values: Tensor) -> None:
 
 def _noted(packed: PackedWeight, note: str) -> PackedWeight:
     return replace(packed, notes=(*packed.notes, note))
+
+
+def left_to_do(
+    name: str, transform: InputTransform, norms: Mapping[str, str], values: Mapping[str, Values]
+) -> InputTransform:
+    """What inputs of a layer go through once what is in front of it has taken over all that it can."""
+    if name in values:
+        return values[name].left_to_do(transform)
+    return replace(transform, scale=None) if name in norms and not transform.rotation_first else transform
 
 
 def norms_before(model: nn.Module) -> Mapping[str, str]:

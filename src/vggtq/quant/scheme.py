@@ -185,15 +185,18 @@ class Rounding:
 class Transform:
     """The basis that weights are rounded in (`vggtq.quant.transform`): a scale per input channel, and a Hadamard rotation.
 
-    smooth, balance and awq look at calibration data, sinkhorn at the weight alone.
+    smooth, balance and awq look at calibration data, sinkhorn at the weight alone. first: which comes first where there are
+    both, scale, which norms in front can take over, or hadamard, as in QuantVGGT (Feng et al. 2025, arXiv 2509.21302).
     """
 
     scale: str = "none"
     alpha: float = 0.5  # smooth: how much of the activations' outliers moves into the weights
     hadamard: bool = False
+    first: str = "scale"
 
     def __post_init__(self) -> None:
         check_choice("scheme.transform.scale", self.scale, SCALES)
+        check_choice("scheme.transform.first", self.first, ("scale", "hadamard"))
         if not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"scheme.transform.alpha={self.alpha}: alpha lies between 0 and 1; 0.5 is usual"
@@ -318,6 +321,12 @@ class Scheme:
     def transforms(self) -> bool:
         """Whether weights are rounded in another basis."""
         return self.transform.scale != "none" or self.transform.hadamard or self.scales_channels
+
+    @property
+    def scales_rotated(self) -> bool:
+        """Whether scales belong to inputs that have been rotated before."""
+        scales = self.transform.scale != "none" or self.scales_channels
+        return scales and self.transform.hadamard and self.transform.first == "hadamard"
 
     @property
     def scales_channels(self) -> bool:

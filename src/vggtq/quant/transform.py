@@ -6,7 +6,7 @@ section 3.2) takes s = mean|x|^α and searches α for the smallest error of the 
 matrix that error is known without running the layer. SINQ (Müller et al. 2025, arXiv 2509.22944) needs no data: s is one over
 the columns' spread after rows and columns have been divided by their standard deviations in turn, so that weights which an
 outlier input made small are rounded as finely as the others. rotation: Hadamard blocks on both sides
-(`vggtq.quant.hadamard`), after the scale.
+(`vggtq.quant.hadamard`), after the scale or, as in QuantVGGT (Feng et al. 2025, arXiv 2509.21302), before it: t(x) = x R / s.
 
 balance: the scale that suits a rotation. Behind it the rounding error of a token is spread evenly over all channels c, with a
 power in proportion to Σ x_c²/s_c², and comes out of the layer times Σ s_c²‖W_c‖²; likewise the error of the weight. By
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vggtq.quant.calibration import InputStatistics
-from vggtq.quant.hadamard import block_width, rotate
+from vggtq.quant.hadamard import rotate
 
 AWQ_STEPS = 20
 AWQ_ROWS = 512  # output rows that the search looks at, evenly spaced: all of them say the same of the inputs
@@ -33,27 +33,40 @@ class InputTransform:
     """scale: (C,) float32 or None; rotation: width of the Hadamard blocks, 0 for none.
 
     merged: width of the blocks that inputs have been through when they come (`vggtq.quant.values`); it divides `rotation`.
+    rotation_first: whether the scale is that of rotated inputs.
     """
 
     scale: Tensor | None = None
     rotation: int = 0
     merged: int = 0
+    rotation_first: bool = False
 
     def inputs(self, x: Tensor) -> Tensor:
         """t(x), (…, C); of merged blocks, what is left of it."""
-        x = x if self.scale is None else x / self.scale.to(x.dtype)
-        stride = max(self.merged, 1)
-        return rotate(x, self.rotation // stride, stride) if self.rotation > self.merged else x
+        if self.rotation_first:
+            return self._divided(self._turned(x))
+        return self._turned(self._divided(x))
 
     def weight(self, rows: Tensor) -> Tensor:
         """T(W), (R, C)."""
+        if self.rotation and self.rotation_first:
+            rows = rotate(rows, self.rotation)
         rows = rows if self.scale is None else rows * self.scale
-        return rotate(rows, self.rotation) if self.rotation else rows
+        return rotate(rows, self.rotation) if self.rotation and not self.rotation_first else rows
 
     def original(self, rows: Tensor) -> Tensor:
         """W from T(W), (R, C): blocks of a rotation are their own inverse."""
-        rows = rotate(rows, self.rotation) if self.rotation else rows
-        return rows if self.scale is None else rows / self.scale
+        if self.rotation and not self.rotation_first:
+            rows = rotate(rows, self.rotation)
+        rows = rows if self.scale is None else rows / self.scale
+        return rotate(rows, self.rotation) if self.rotation and self.rotation_first else rows
+
+    def _divided(self, x: Tensor) -> Tensor:
+        return x if self.scale is None else x / self.scale.to(x.dtype)
+
+    def _turned(self, x: Tensor) -> Tensor:
+        stride = max(self.merged, 1)
+        return rotate(x, self.rotation // stride, stride) if self.rotation > self.merged else x
 
     def gram(self, gram: Tensor) -> Tensor:
         """The Gram matrix (C, C) of t(x), from that of x."""
@@ -116,12 +129,6 @@ def output_error(rows: Tensor, rounded: Tensor, gram: Tensor) -> float:
     """Mean over inputs of ‖x (W - Ŵ)ᵀ‖² = Σ (D G) ⊙ D, for a layer with Gram matrix G and D = W - Ŵ."""
     difference = (rows - rounded).to(gram.dtype)
     return float(((difference @ gram) * difference).sum())
-
-
-def rotation_of(columns: int) -> int:
-    """The block width for this many input channels; 0 where blocks would be too narrow to spread anything."""
-    width = block_width(columns)
-    return width if width >= 8 else 0
 
 
 def _normalized(scale: Tensor, usable: Tensor) -> Tensor:

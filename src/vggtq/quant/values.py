@@ -8,14 +8,14 @@ left to do, across heads. Before `fc2` neither can move: GELU lies between.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vggtq.quant.calibration import Observer, is_linear
-from vggtq.quant.hadamard import block_width, rotate
+from vggtq.quant.hadamard import block_width
 from vggtq.quant.scheme import Scheme
 from vggtq.quant.transform import InputTransform
 
@@ -35,18 +35,21 @@ class Values:
 
     def left_to_do(self, transform: InputTransform) -> InputTransform:
         """What the projection's inputs still have to go through."""
-        return InputTransform(None, transform.rotation, self.merged_width(transform))
+        scale = None if self._merges_scale(transform) else transform.scale
+        return replace(transform, scale=scale, merged=self.merged_width(transform))
+
+    def _merges_scale(self, transform: InputTransform) -> bool:
+        """Scales of rotated channels only where heads are rotated as a whole."""
+        return not transform.rotation_first or self.merged_width(transform) == transform.rotation
 
     def merged(self, outputs: Tensor, transform: InputTransform) -> Tensor:
         """The weight (R, C) or bias (R,) of `layer` with values that are scaled and rotated already; float32 or more."""
         own = slice(self.first, self.first + self.width)
         merged = outputs.to(torch.promote_types(outputs.dtype, torch.float32), copy=True)
-        values = merged[own].reshape(self.width, -1).T
-        if transform.scale is not None:
-            values = values / transform.scale
-        if width := self.merged_width(transform):
-            values = rotate(values.contiguous(), width)
-        merged[own] = values.T.reshape(merged[own].shape)
+        values = merged[own].reshape(self.width, -1).T.contiguous()
+        scale = transform.scale if self._merges_scale(transform) else None
+        within_heads = replace(transform, scale=scale, rotation=self.merged_width(transform))
+        merged[own] = within_heads.inputs(values).T.reshape(merged[own].shape)
         return merged
 
 
