@@ -221,6 +221,17 @@ def test_rotation_is_scipys_hadamard_and_its_own_inverse(columns: int) -> None:
     assert torch.allclose(rotate(rotate(x, width), width), x, rtol=0, atol=1e-12)
 
 
+@given(st.sampled_from([8, 32, 64]), st.sampled_from([1, 2, 16]), st.integers(0, 40))
+def test_strided_blocks_complete_a_rotation_and_parts_make_the_whole(width: int, stride: int, tokens: int) -> None:
+    """H_ab = H_a ⊗ H_b; with 3 blocks side by side, and few enough bytes at a time that tokens are split."""
+    x = torch.randn(2, tokens, 3 * width * stride, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        whole = rotate(x, width * stride)
+        patch.setattr("vggtq.quant.hadamard.PART_BYTES", 5 * x.shape[-1] * 8)
+        assert torch.allclose(rotate(rotate(x, stride), width, stride), whole, rtol=0, atol=1e-12)
+    assert rotate(x.requires_grad_(), width, stride).requires_grad
+
+
 @pytest.mark.parametrize("rotation", [0, 64])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("first", [False, True])

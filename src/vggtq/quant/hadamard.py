@@ -34,7 +34,7 @@ def rotate(x: Tensor, width: int, stride: int = 1) -> Tensor:
     """
     rows = x.reshape(-1, x.shape[-1])
     in_parts = x.device.type == "cpu" and not x.requires_grad
-    at_once = max(1, PART_BYTES // (rows[:1].numel() * x.element_size())) if in_parts else len(rows)
+    at_once = max(1, PART_BYTES // (x.shape[-1] * x.element_size())) if in_parts else len(rows)
     if len(rows) <= at_once:
         return _rotated(rows, width, stride).view(x.shape)
     turned = torch.empty_like(rows)
