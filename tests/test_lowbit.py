@@ -222,7 +222,9 @@ def test_rotation_is_scipys_hadamard_and_its_own_inverse(columns: int) -> None:
 
 
 @given(st.sampled_from([8, 32, 64]), st.sampled_from([1, 2, 16]), st.integers(0, 40))
-def test_strided_blocks_complete_a_rotation_and_parts_make_the_whole(width: int, stride: int, tokens: int) -> None:
+def test_strided_blocks_complete_a_rotation_and_parts_make_the_whole(
+    width: int, stride: int, tokens: int
+) -> None:
     """H_ab = H_a ⊗ H_b; with 3 blocks side by side, and few enough bytes at a time that tokens are split."""
     x = torch.randn(2, tokens, 3 * width * stride, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:

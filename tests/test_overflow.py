@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +50,26 @@ def test_the_file_is_as_long_as_what_waits_at_a_time() -> None:
         held["y"] = held["x"][:50]
     assert overflow.file_bytes == 600
     assert held["y"].tolist() == [9.0] * 50
+
+
+class Halting(io.BytesIO):
+    """Reads and writes a few bytes at a time, as a system does with gigabytes."""
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        return super().readinto(buffer[:7])
+
+    def write(self, buffer: memoryview) -> int:  # type: ignore[override]
+        return super().write(buffer[:5])
+
+
+def test_reads_and_writes_that_are_cut_short_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vggtq.overflow.tempfile.TemporaryFile", lambda **_: Halting())
+    held = HeldTensors(overflow := Overflow(0))
+    held["x"] = x = torch.randn(33)
+    assert torch.equal(held["x"], x)
+    overflow._file.truncate(100)
+    with pytest.raises(OSError, match="32 bytes of a waiting tensor are missing"):
+        held["x"]
 
 
 def test_a_view_counts_for_what_it_keeps_alive() -> None:

@@ -43,7 +43,8 @@ from vggtq.safetensors_file import write_safetensors
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 3
-# Version 1 lacks static activations, 4-bit floats and branches, version 2 merged rotations; otherwise they are the same.
+# Version 1 lacks static activations, 4-bit floats and branches, version 2 rotations that are
+# merged or come before scales; otherwise they are the same.
 READABLE = ("1", "2", "3")
 KEY = "vggtq"  # of the metadata entry that makes a safetensors file an artifact
 SUFFIX = ".safetensors"

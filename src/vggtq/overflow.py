@@ -69,7 +69,14 @@ class Overflow:
         assert self._file is not None
         tensor = torch.empty(kept.shape, dtype=kept.dtype)
         self._file.seek(kept.offset)
-        self._file.readinto(_bytes(tensor))  # type: ignore[attr-defined]
+        left = _bytes(tensor)
+        while left:  # a read may be cut short, on Linux after 2 GiB
+            count = self._file.readinto(left)  # type: ignore[attr-defined]
+            if not count:
+                raise OSError(
+                    f"{len(left)} bytes of a waiting tensor are missing in {tempfile.gettempdir()}; run it again"
+                )
+            left = left[count:]
         return tensor.to(kept.device)
 
     def forget(self, kept: Kept) -> None:

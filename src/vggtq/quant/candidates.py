@@ -58,7 +58,7 @@ class Candidates:
         calibrate: Calibrate | None = None,
     ) -> None:
         modules = select_layers(model, scheme, first_last).replace
-        self.units = _units(modules)
+        self.units, layers = _units(modules), observed_layers(modules)
         self.scheme, self._model = scheme, model
         self._observer = None
         if scheme.needs_statistics:
@@ -66,14 +66,13 @@ class Candidates:
                 raise QuantizationError(
                     f"scheme {scheme.name} looks at the inputs of layers; pass calibrate="
                 )
-            layers = observed_layers(modules)
             self._observer = _Repeating(model, layers, calibrate, rotated=scheme.scales_rotated)
         # Without norms and values to move transforms into, the model stays as it is; what it computes is the same.
         recipe = Recipe(model, scheme, self._observer, {}, {}, as_it_is)
         self._weights = TiedWeights(modules, as_it_is, recipe)
         # What `quantize_` will move transforms into.
         self._norms = norms_before(model) if scheme.transforms else {}
-        self._values = values_before(model, scheme, observed_layers(modules), self._observer)
+        self._values = values_before(model, scheme, layers, self._observer)
 
     def packed(self, unit: Unit, bits: int) -> dict[str, PackedWeight]:
         """The weights of a unit at `bits`, by the name of their layer. Raises QuantizationError."""
