@@ -1,41 +1,43 @@
 """`vggtq run …`, `vggtq report …` and so on: the same as python -m vggtq.run, python -m vggtq.report, …"""
 
-import runpy
+import os
 import sys
 
-from vggtq import __version__
-from vggtq.errors import did_you_mean
-
-NAMES = ("run", "report", "rescore", "sensitivity", "export", "predict", "push", "pull")
-COMMANDS = {name: f"vggtq.{name}" for name in NAMES}
-USAGE = f"""vggtq {__version__}: which quantization of VGGT should you ship?
-
-  vggtq run scheme=int4_group group_size=64     quantize, compare with FP32, leave a record
-  vggtq run +experiment=eight_schemes           a sweep, one folder per run
-  vggtq report                                  tables and charts from all records below outputs/
-  vggtq rescore                                 fidelity and geometry anew, from what runs predicted
-  vggtq sensitivity scheme=int4_group           what the bits of each layer cost the outputs
-  vggtq export scheme=int4_group out=model.safetensors        the quantized model as one file
-  vggtq predict model=model.safetensors images=DIR out=DIR    depth, cameras and a point cloud from it
-  vggtq push FILE owner/name, vggtq pull owner/name           to and from the Hugging Face hub
-  vggtq run --help, vggtq predict --help, …                   all options
-"""
+from vggtq.errors import ConfigError, did_you_mean
+from vggtq.terminal import completion
+from vggtq.terminal.command_line import tell, version_text
+from vggtq.terminal.commands import COMMANDS, enter, named
+from vggtq.terminal.help import overview
 
 
 def main() -> None:
     """Hands the rest of the command line to a command's own module."""
-    command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
-    if command in ("-h", "--help", "help"):
-        print(USAGE, end="")
-    elif command == "--version":
-        print(__version__)
-    elif command in COMMANDS:
-        sys.argv = [f"vggtq {command}", *rest]
-        runpy.run_module(COMMANDS[command], run_name="__main__", alter_sys=True)
+    argv = sys.argv[1:] or ["--help"]
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109  # as python -m does, for plugins in this folder
+    name, rest = named(argv)
+    if argv[0] in ("-h", "--help", "help"):
+        tell(overview())
+    elif argv[0] == "--version":
+        tell(version_text())
+    elif argv[0] in completion.FLAGS:
+        _complete(argv)
+    elif name:
+        enter(name, rest)
     else:
+        known = [command for command in COMMANDS if " " not in command]
         sys.exit(
-            f"error: {command} is not one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}; see vggtq --help"
+            f"error: {argv[0]} is not one of {', '.join(known)}{did_you_mean(argv[0], known)}; see vggtq --help"
         )
+
+
+def _complete(argv: list[str]) -> None:
+    if argv[1:] == ["query=bash"] and (name := completion.handed_over()):
+        enter(name, argv)
+    try:
+        tell(completion.answer(" ".join(argv[1:]), None))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

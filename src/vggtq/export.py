@@ -1,167 +1,185 @@
-"""`python -m vggtq.export`: a checkpoint to a quantized model file, tensor by tensor, without ever holding the float model.
-
-python -m vggtq.export scheme=int4_group group_size=64 out=model.safetensors
-"""
+"""`vggtq export`: a checkpoint to a quantized model file, tensor by tensor where its recipe needs no data; files of engines."""
 
 import logging
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vggtq.allocator import release_between_layers
-from vggtq.command_line import execute
-from vggtq.config import Config
+from vggtq.config.compose import run_candidates
+from vggtq.config.schema import Config
+from vggtq.config.validate import composed
 from vggtq.errors import ConfigError
-from vggtq.progress import Steps
-from vggtq.run import composed
+from vggtq.terminal.command_line import entry
+from vggtq.terminal.help import Command
+from vggtq.terminal.logs import log_lines
+from vggtq.terminal.options import option
+from vggtq.terminal.progress import Steps
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from vggtq.artifact import Saved
-    from vggtq.models.checkpoint import WeightsInfo
-    from vggtq.quant.linear import QuantLinear
-    from vggtq.quant.packed import PackedWeight
-    from vggtq.quant.quantize import Quantization
-    from vggtq.quant.scheme import Activations, Scheme
+    from vggtq.artifact.write import Saved
+    from vggtq.engines.exporting import ExportedFile
 
-log = logging.getLogger(__name__)
+    # quantized network, what files say of it, height and width of images
+    _Ready = tuple[nn.Module, dict[str, str], list[int]]
 
-HELP = """Writes a quantized model: one safetensors file with packed weights, scales, and the recipe.
 
-  python -m vggtq.export scheme=int4_group group_size=64 out=model.safetensors
-  python -m vggtq.export model=vggt_1b model.source=vggt.safetensors scheme=int4_group rest=float16 out=int4.safetensors
+log = logging.getLogger("vggtq.export")  # run with -m, __name__ is another
 
-  out=FILE       where to write (required; must end in .safetensors)
-  overwrite=true to replace a file
-  model=…        vggt_1b, vggt_mini, …; model.source=FILE for weights of your own
-  scheme=…       with bits=, granularity=, group_size=, scheme.layers.…, as for python -m vggtq.run
-  rest=…         float32 (default), float16 or bfloat16: everything that is not quantized
 
-Use it with python -m vggtq.predict model=FILE images=DIR out=DIR, or vggtq.load(FILE) in Python.
-"""
+@dataclass
+class Options:
+    """Where the file goes; everything else is the configuration of a run."""
+
+    out: str = option(
+        "where to write, a name that ends in .safetensors, .onnx, .xml or .pt2, as the format has it",
+        missing="name the file to write, e.g. out=model.safetensors",
+    )
+    format: str = option(
+        "safetensors, vggtq's own; or onnx, openvino, torch_export, for other engines (docs/deploy.md)",
+        "safetensors",
+        choices=("safetensors", "onnx", "openvino", "torch_export"),
+    )
+    artifact: str | None = option(
+        "for other engines: a .safetensors that vggtq export wrote, whose codes are kept; null: quantize now",
+        None,
+    )
+    image_size: list[int] | None = option(
+        "for other engines: height and width that the file takes; null: the model's own, square", None
+    )
+    overwrite: bool = option("replace a file", False)
+    overrides: list[str] = option(
+        "as for vggtq run: model=, scheme=, bits=, group_size=, scheme.layers.…, rest=, device=, plugins=, --config-dir DIR, …",
+        [],
+        rest=True,
+    )
+
+
+COMMAND = Command(
+    "export",
+    Options,
+    (
+        "scheme=int4_group group_size=64 out=model.safetensors",
+        "model=vggt_1b model.source=vggt.safetensors scheme=int4_group rest=float16 out=int4.safetensors",
+        "artifact=model.safetensors format=openvino image_size=[84,84] out=model.xml",
+    ),
+    "Use it with vggtq predict model=FILE images=DIR out=DIR, or vggtq.load(FILE) in Python.",
+    run_candidates,
+)
 
 
 def export(config: Config, out: Path, steps: Steps) -> "Saved":
-    """Streams the model's weights through the scheme into `out`. Raises VggtqError."""
-    from vggtq import artifact
+    """Writes the quantized model to `out`; only recipes that look at data need all of the float model. Raises VggtqError."""
+    from vggtq.artifact import checked_path
+    from vggtq.prepare.quantized import prepared, quantize
+    from vggtq.prepare.streamed import streamed
 
-    out = artifact.checked_path(out)
-    steps.step(f"quantizing {config.model.name} to {config.scheme.label}")
-    module, quantization, weights, scheme = quantize_stream(config, steps)
-    steps.step(f"writing {out}")
-    return artifact.save(module, out, scheme, quantization, weights, config.model.identity(), config.rest)
-
-
-def quantize_stream(config: Config, steps: Steps) -> "tuple[nn.Module, Quantization, WeightsInfo, Scheme]":
-    """The quantized network, made from one weight at a time: memory holds the result and the tensor at hand.
-
-    The scheme is that of `config`, with the bits per layer that were found where it asks for them.
-    """
-    from vggtq.models.checkpoint import combined_fingerprint, tensor_digest
-    from vggtq.quant.quantize import quantize_
-    from vggtq.quant.rest import round_rest_
-    from vggtq.quant.select import select_layers
-
+    out = checked_path(out)
     if config.scheme.needs_calibration:
-        return _quantize_calibrated(config, steps)
-    skeleton = config.model.skeleton()
-    selected = {id(w.parameter) for own in select_layers(skeleton, config.scheme).replace for w in own}
-    parameters = skeleton.state_dict(keep_vars=True)
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    stream = config.model.stream(skeleton)
-    digests: dict[str, Future[str]] = {}
-    last: list[Future[str]] = []
+        twin = quantize(prepared(config, steps), steps, {}, keep_float=False)
+        twin.check_budget()
+    else:
+        twin = streamed(config, steps)
+    steps.step(f"writing {out}")
+    return twin.save(out)
 
-    with ThreadPoolExecutor(1) as pool:
 
-        def fetch(parameter: "Tensor") -> "Tensor":
-            name = names[id(parameter)]
-            tensor: Tensor = stream.get(name)
-            for earlier in last:
-                earlier.result()  # so that hashing keeps no more than one tensor alive
-            last[:] = [pool.submit(tensor_digest, tensor)]
-            digests[name] = last[0]
-            # What is kept must not keep the file mapped.
-            return tensor if id(parameter) in selected else tensor.clone()
+def convert(options: Options, out: Path, steps: Steps) -> "ExportedFile":
+    """Writes the file of another engine. Raises VggtqError, ExportError where the engine computes something else."""
+    from vggtq.data.objects import Objects
+    from vggtq.engines.exporting import check_format, export_network
 
-        def on_layer(done: int, total: int) -> None:
-            steps.at(done, total)
-            release_between_layers(done, total)
+    check_format(options.format, out)
+    config = composed(options.overrides)
+    if options.artifact:
+        module, about, size = _stored(options.artifact, options.image_size, steps)
+    else:
+        module, about, size = _quantized(config, options.image_size, steps)
+    steps.step(f"exporting to {options.format}, images of {size[0]}×{size[1]}")
+    images = next(iter(Objects(count=1, frames=2, size=size).scenes())).images  # where parity is measured
+    return export_network(module, options.format, out, images, about)
 
-        quantization = quantize_(
-            skeleton, config.scheme, on_layer=on_layer, fetch=fetch, linear=_unprepared_linear
+
+def _stored(path: str, size: list[int] | None, steps: Steps) -> "_Ready":
+    from vggtq.artifact import load, read_header
+    from vggtq.engines.described import described
+    from vggtq.models.loading import model_of
+
+    header = read_header(path)
+    if header.model is None:
+        raise ConfigError(
+            f"artifact={path}: holds layers of a network that vggtq does not know, so it cannot build it"
         )
-    stream.close()
-    round_rest_(skeleton, config.rest)
-    fingerprint = combined_fingerprint({name: future.result() for name, future in digests.items()})
-    return skeleton.eval(), quantization, stream.info(fingerprint), config.scheme
+    size = _size(size, model_of(header.model))
+    steps.step(f"loading {path}")
+    loaded = load(path)
+    return loaded.module, described(header.scheme, loaded.weights, header.model, header.rest), size
 
 
-def _quantize_calibrated(
-    config: Config, steps: Steps
-) -> "tuple[nn.Module, Quantization, WeightsInfo, Scheme]":
-    """The same for recipes that look at the inputs of layers: the model has to run, so all of it is loaded."""
-    import torch
+def _quantized(config: Config, size: list[int] | None, steps: Steps) -> "_Ready":
+    from vggtq.engines.described import described
+    from vggtq.prepare.quantized import prepared, quantize
 
-    from vggtq.allocation import check_bytes, find_bits
-    from vggtq.calibration_data import Samples
-    from vggtq.finetuning import quantize_model_
-    from vggtq.models.loading import share_parameters
-    from vggtq.quant.rest import round_rest_
-    from vggtq.quant.size import stored_bytes
-
-    samples = Samples.of(config.calibration)
-    device = torch.device("cpu")
-    loaded = config.model.load(device)
-    allocation = None
-    if config.scheme.allocates:
-        allocation, _ = find_bits(config, loaded, samples, steps)
-        config = replace(config, scheme=allocation.scheme)
-    steps.step(f"calibrating {config.model.name} and quantizing it to {config.scheme.label}")
-    # Fine-tuning needs the float model beside its twin; other recipes release its weights as they go.
-    module = share_parameters(loaded.module) if config.scheme.finetune.steps else loaded.module
-    quantization, _ = quantize_model_(module, loaded, config, samples, steps, device)
-    round_rest_(module, config.rest)
-    if allocation:
-        check_bytes(allocation, stored_bytes(module, getattr(torch, config.rest)))
-    return module, quantization, loaded.weights, config.scheme
+    size = _size(size, config.model)
+    twin = quantize(prepared(config, steps), steps, {}, keep_float=False)
+    twin.check_budget()
+    scheme = twin.config.scheme
+    return twin.module, described(scheme, twin.weights, config.model.identity(), config.rest), size
 
 
-def _unprepared_linear(
-    packed: "PackedWeight", bias: "nn.Parameter | None", activations: "Activations"
-) -> "QuantLinear":
-    """A layer that keeps the weight as it is stored: no kernel will run, so none lays it out."""
-    from vggtq.quant.linear import ReferenceLinear
+def _size(size: list[int] | None, model: Any) -> list[int]:
+    """Height and width that the file takes. Raises ConfigError."""
+    patch = int(getattr(model, "patch_size", 1))
+    size = size or [int(model.image_size)] * 2
+    if len(size) != 2 or min(size) < 1 or any(side % patch for side in size):
+        raise ConfigError(
+            f"image_size={size}: height and width, multiples of the patch size {patch}; try [{6 * patch},{6 * patch}]"
+        )
+    return size
 
-    return ReferenceLinear(packed, bias, activations)
+
+def _convert(options: Options, out: Path) -> None:
+    with log_lines():
+        with Steps() as steps:
+            written = convert(options, out, steps)
+        log.info("%s  %.1f MiB, parity in %s.json", out, written.file_bytes / 2**20, out.name)
 
 
-def command(argv: Sequence[str]) -> None:
-    """Reads out= and overwrite=; everything else is composed as for a run. Raises VggtqError."""
-    own, overrides = {"out": "", "overwrite": "false"}, []
-    for argument in argv:
-        key, is_set, value = argument.partition("=")
-        if is_set and key in own:
-            own[key] = value
-        else:
-            overrides.append(argument)
-    if not own["out"]:
-        raise ConfigError("out= is missing: name the file to write, e.g. out=model.safetensors")
-    out = Path(own["out"])
-    config = composed(overrides)
-    if config.scheme.weights.format == "float32":
-        raise ConfigError("scheme=fp32 quantizes nothing; choose another, e.g. scheme=int4_group")
-    if out.exists() and own["overwrite"].lower() != "true":
+def _work(options: Options) -> None:
+    out = Path(options.out)
+    if options.format == "safetensors" and (options.artifact or options.image_size):
+        raise ConfigError(
+            "artifact= and image_size= are for other engines; add format=onnx, openvino or torch_export"
+        )
+    if out.exists() and not options.overwrite:
         raise ConfigError(f"{out} exists; add overwrite=true or choose another name")
-    with Steps() as steps:
-        saved = export(config, out, steps)
-    log.info("%s  %.1f MiB, %s", saved.path, saved.file_bytes / 2**20, config.scheme.label)
+    if options.format != "safetensors":
+        _convert(options, out)
+        return
+    config = composed(options.overrides)
+    if config.scheme.weights.entry.exact:
+        raise ConfigError("scheme=fp32 quantizes nothing; choose another, e.g. scheme=int4_group")
+    with log_lines():
+        _warn(config)
+        with Steps() as steps:
+            saved = export(config, out, steps)
+        log.info("%s  %.1f MiB, %s", saved.path, saved.file_bytes / 2**20, config.scheme.label)
 
+
+def _warn(config: Config) -> None:
+    """Weights that know photographs, calibrated on rendered scenes."""
+    from vggtq.records.domain import RENDERED, calibration_notes
+
+    model = config.model
+    knows_photographs = model.source is not None and getattr(model, "domain", None) not in RENDERED
+    if config.scheme.needs_calibration and knows_photographs:
+        for note in calibration_notes(config.calibration.name, "images"):
+            log.warning(note.replace("dataset=images has", f"{model.name} is made for"))
+
+
+main = entry(COMMAND, _work)
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    sys.exit(execute(sys.argv[1:], HELP, command))
+    sys.exit(main())

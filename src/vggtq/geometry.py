@@ -97,3 +97,26 @@ def unproject_depth(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> Te
     camera = torch.stack([(u - cx) * depth / fx, (v - cy) * depth / fy, depth], dim=-1)
     world = invert_se3(extrinsics)
     return camera @ world[:, None, :3, :3].mT + world[:, None, None, :3, 3]
+
+
+def fit_intrinsics(points: Tensor) -> Tensor:
+    """(S, 3, 3) of the pinhole cameras that see points (S, H, W, 3), given in each camera's own frame, best in their pixels.
+
+    Least squares over all pixels, f = Σ x(u − c)/Σ x² with x = X/|Z|, with the principal point in the middle of the pixel
+    centres; points that are not finite count nothing. Two focal lengths; NaN without points, and not positive where rays do not
+    widen to the sides as those of a camera do.
+    """
+    frames, height, width, _ = points.shape
+    rays = points[..., :2] / (points[..., 2:].abs() + 1e-10)
+    usable = rays.isfinite().all(-1, keepdim=True)
+    rays = rays.where(usable, 0)
+    centre = points.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    u = torch.arange(width, device=points.device, dtype=points.dtype).expand(height, width)
+    v = torch.arange(height, device=points.device, dtype=points.dtype)[:, None].expand(height, width)
+    offsets = torch.stack([u, v], dim=-1) - centre
+    focal = (rays * offsets).sum((1, 2)) / rays.square().sum((1, 2))
+    intrinsics = points.new_zeros(frames, 3, 3)
+    intrinsics[:, 0, 0], intrinsics[:, 1, 1] = focal.unbind(-1)
+    intrinsics[:, :2, 2] = centre
+    intrinsics[:, 2, 2] = 1
+    return intrinsics

@@ -2,72 +2,90 @@
 
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vggtq.command_line import execute, log_lines, one_of, parse
 from vggtq.errors import ConfigError
+from vggtq.models.checkpoints.licences import OMEGA_LICENCE
+from vggtq.terminal.command_line import entry
+from vggtq.terminal.help import Command
+from vggtq.terminal.logs import log_lines
+from vggtq.terminal.options import option
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from vggtq.artifact.header import Header
+
 log = logging.getLogger("vggtq.push")  # run with -m, __name__ is another
-
-HELP = """\
-Puts a quantized model on the Hugging Face hub, with a model card.
-
-  vggtq push FILE owner/name [key=value…]
-
-FILE      a model file that python -m vggtq.export or python -m vggtq.run save=true wrote; it is checked first.
-          A result.json beside it that measured this very file is uploaded too, and its figures are in the card
-private   true: a new repository is made private; default: as your account has it. An existing one stays as it is,
-          and if that is public, private=true refuses to push to it
-card      new (default): write README.md, but leave one alone that somebody else wrote; keep: never; replace: always
-message   of the commit
-
-Needs a token with write access: hf auth login, or HF_TOKEN. HF_ENDPOINT names another hub.
-
-  vggtq push model.safetensors me/vggt-1b-int4 private=true
-"""
 
 
 @dataclass
 class Options:
-    """See HELP."""
+    """What to put where."""
 
-    words: list[str] = field(metadata={"example": "vggtq push FILE owner/name", "positional": True})
-    private: bool = False
-    card: str = "new"
-    message: str = ""
+    file: str = option(
+        "a model file that vggtq export or vggtq run save=true wrote; it is checked first. A result.json beside it that "
+        "measured this very file is uploaded too, and its figures are in the card",
+        words="FILE",
+        missing="vggtq push FILE owner/name",
+    )
+    repository: str = option(
+        "owner/name; made where there is none", words="OWNER/NAME", missing="vggtq push FILE owner/name"
+    )
+    private: bool = option(
+        "a new repository is made private; false: as your account has it. An existing one stays as it is, and if that is "
+        "public, private=true refuses to push to it",
+        False,
+    )
+    card: str = option(
+        "new: write README.md, but leave one alone that somebody else wrote; keep: never; replace: always",
+        "new",
+        choices=("new", "keep", "replace"),
+    )
+    message: str = option("of the commit; without one, what the model is", "")
+    i_accept_the_licence: bool = option(
+        "for weights whose licence asks whoever passes them on to accept it: VGGT-Ω's", False
+    )
 
-    def __post_init__(self) -> None:
-        if len(self.words) != 2:
-            raise ConfigError(
-                f"{' '.join(self.words)}: give a file and a repository, vggtq push FILE owner/name"
-            )
-        one_of("card", self.card, ("new", "keep", "replace"))
+
+COMMAND = Command(
+    "push",
+    Options,
+    ("model.safetensors me/vggt-1b-int4", "model.safetensors me/vggt-1b-int4 private=true card=keep"),
+    "Needs a token with write access: hf auth login, or HF_TOKEN. HF_ENDPOINT names another hub.",
+)
 
 
-def push(path: Path, repo: str, private: bool = False, card: str = "new", message: str = "") -> str:
+def push(
+    path: Path,
+    repo: str,
+    private: bool = False,
+    card: str = "new",
+    message: str = "",
+    i_accept_the_licence: bool = False,
+) -> str:
     """Uploads an artifact in one commit and returns its address. Raises VggtqError."""
     from huggingface_hub import CommitOperationAdd
 
-    from vggtq import artifact, hub
-    from vggtq.model_card import FILE, RECORD, matching_record, model_card
+    from vggtq import artifact
+    from vggtq.hub import client
+    from vggtq.hub.card import FILE, RECORD, matching_record, model_card
 
-    hub.check_repo(repo)
+    client.check_repo(repo)
     header = artifact.read_header(path)
-    hub.require_token()
+    if not i_accept_the_licence:
+        _check_licence(path, header)
+    client.require_token()
     if header.model is not None:
         artifact.load(path)  # what cannot be loaded here helps nobody there
     record = matching_record(path, header)
     text = model_card(repo, header, path.stat().st_size, record)
-    api = hub.client()
-    with hub.translated(repo, "create the repository"):
+    api = client.client()
+    with client.translated(repo, "create the repository"):
         _make_repository(api, repo, private)
-    with hub.translated(repo, "upload"):
+    with client.translated(repo, "upload"):
         operations = [CommitOperationAdd(FILE, path)]
         if _writes_card(api, repo, card):
             operations.append(CommitOperationAdd("README.md", text.encode()))
@@ -79,6 +97,15 @@ def push(path: Path, repo: str, private: bool = False, card: str = "new", messag
     if header.weights.license:
         log.info("licence of the weights, which holds for this file too: %s", header.weights.license)
     return str(commit.commit_url)
+
+
+def _check_licence(path: Path, header: "Header") -> None:
+    """Raises ConfigError for networks whose licence goes with everything that is made of them."""
+    if (header.model or {}).get("family") == "vggt_omega":
+        raise ConfigError(
+            f"{path.name} is a VGGT-Ω: the {OMEGA_LICENCE} allows noncommercial research alone, and passing on under the same "
+            "agreement with a copy of it; if you have read it and that is what you do, add i_accept_the_licence=true"
+        )
 
 
 def _make_repository(api: "HfApi", repo: str, private: bool) -> None:
@@ -93,7 +120,7 @@ def _writes_card(api: "HfApi", repo: str, card: str) -> bool:
     """Whether README.md is to be written: nobody's own words are lost."""
     from tempfile import TemporaryDirectory
 
-    from vggtq.model_card import MARK
+    from vggtq.hub.card import MARK
 
     if card == "keep" or not api.file_exists(repo, "README.md"):
         return card != "keep"
@@ -105,18 +132,20 @@ def _writes_card(api: "HfApi", repo: str, card: str) -> bool:
     return False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 an error, 130 or 143 interrupted."""
-    return execute(sys.argv[1:] if argv is None else argv, HELP, _work)
-
-
-def _work(argv: Sequence[str]) -> None:
-    options = parse(argv, Options, positional="words")
-    path, repo = options.words
+def _work(options: Options) -> None:
+    path = Path(options.file).expanduser()
+    choices = (
+        options.repository,
+        options.private,
+        options.card,
+        options.message,
+        options.i_accept_the_licence,
+    )
     with log_lines():
-        address = push(Path(path).expanduser(), repo, options.private, options.card, options.message)
-        log.info("%s", address)
+        log.info("%s", push(path, *choices))
 
+
+main = entry(COMMAND, _work)
 
 if __name__ == "__main__":
     sys.exit(main())

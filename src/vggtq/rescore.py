@@ -1,49 +1,48 @@
-"""`python -m vggtq.rescore`: fidelity and geometry of earlier runs by today's code, from their predictions, without a model."""
+"""`vggtq rescore`: fidelity and geometry of earlier runs by today's code, from their predictions, without a model."""
 
 import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vggtq.command_line import execute, log_lines, one_of, parse
-from vggtq.config import config_hash
-from vggtq.errors import DataError
-from vggtq.record import PREVIOUS_NAME, write_record
-from vggtq.report.records import dig, find_records, read_record
+from vggtq.config.names import config_hash
+from vggtq.config.schema import REPLACED
+from vggtq.errors import ConfigError, DataError
+from vggtq.machine.environment import Environment, environment
+from vggtq.metrics.metric import ALIGNMENTS
+from vggtq.plugins import load_plugins, missing_plugins, plugins_described
+from vggtq.records.files import write_record
+from vggtq.records.of_run import Code, RescoredEntry
+from vggtq.records.plain import nothing
+from vggtq.records.reading import find_records, read_record
+from vggtq.records.schema import PREVIOUS_NAME, Record
+from vggtq.terminal.command_line import entry
+from vggtq.terminal.help import Command
+from vggtq.terminal.logs import log_lines
+from vggtq.terminal.options import option
 
-HELP = f"""\
-Score the predictions of earlier runs again, without running a model.
-
-  python -m vggtq.rescore [folders…] [key=value…]
-
-folders          where to look for runs, at any depth; without any: outputs
-depth_alignment  median, lstsq or none; default: what the run had
-points_icp       true or false; default: what the run had
-
-Runs keep what they predicted with save_predictions=true. Fidelity and geometry are computed anew; everything else in the
-record stays. The record before stays as {PREVIOUS_NAME}; `rescored` says when and by which code.
-
-  python -m vggtq.run scheme=int4_group save_predictions=true
-  python -m vggtq.rescore outputs/runs depth_alignment=lstsq
-"""
-log = logging.getLogger(__name__)
+log = logging.getLogger("vggtq.rescore")  # run with -m, __name__ is another
 
 
 @dataclass
 class Options:
-    """Which runs, and what to do differently; see HELP."""
+    """Which runs, and what to do differently."""
 
-    folders: list[str] = field(default_factory=lambda: ["outputs"], metadata={"positional": True})
-    depth_alignment: str | None = None
-    points_icp: bool | None = None
+    folders: list[str] = option("where to look for runs, at any depth", ["outputs"], words="FOLDERS")
+    depth_alignment: str | None = option(
+        "how predicted depth is scaled before it meets ground truth; null: what the run had",
+        None,
+        choices=ALIGNMENTS,
+    )
+    points_icp: bool | None = option(
+        "refine the alignment of point maps by ICP; null: what the run had", None
+    )
 
-    def __post_init__(self) -> None:
-        if self.depth_alignment is not None:
-            one_of("depth_alignment", self.depth_alignment, ("median", "lstsq", "none"))
+    plugins: list[str] = option("modules of your own with further metrics, e.g. [my_methods]", [])
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -52,16 +51,22 @@ class Options:
         return {key: value for key, value in known.items() if value is not None}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 an error or nothing to score, 130 or 143 interrupted."""
-    return execute((sys.argv[1:] if argv is None else argv) or ["outputs"], HELP, _work)
+COMMAND = Command(
+    "rescore",
+    Options,
+    ("", "outputs/runs depth_alignment=lstsq"),
+    f"""\
+Runs keep what they predicted with vggtq run save_predictions=true. Fidelity and geometry are computed anew; everything else
+in the record stays. The record before stays as {PREVIOUS_NAME}; `rescored` says when and by which code.
+""",
+)
 
 
-def _work(argv: Sequence[str]) -> None:
-    options = parse(argv, Options, positional="folders")
+def _work(options: Options) -> None:
     folders = [Path(folder) for folder in options.folders]
     if missing := [folder for folder in folders if not folder.exists()]:
         raise DataError(f"folder {missing[0]} does not exist; name folders that hold runs, such as outputs")
+    load_plugins(options.plugins)
     with log_lines():
         rescore(folders, options.changes)
 
@@ -72,7 +77,7 @@ def rescore(folders: Sequence[Path], changes: dict[str, Any]) -> list[Path]:
     for path in find_records(folders):
         try:
             record = read_record(path)
-            if record["status"] != "ok" or not record["predictions"]:
+            if record.status != "ok" or not record.predictions:
                 without += 1
                 continue
             done.append(write_record(rescored(record, path.parent, changes), path.parent, keep_earlier=True))
@@ -83,39 +88,61 @@ def rescore(folders: Sequence[Path], changes: dict[str, Any]) -> list[Path]:
         log.info("%d without predictions; save_predictions=true keeps them", without)
     if problems:
         raise DataError(f"{len(problems)} could not be scored: {'; '.join(problems)}")
+    where = ", ".join(map(str, folders))
     if not done:
-        raise DataError("no run kept its predictions; make some: python -m vggtq.run save_predictions=true")
+        raise DataError(
+            f"no run below {where} kept its predictions; make some: vggtq run save_predictions=true"
+        )
     return done
 
 
-def rescored(record: dict[str, Any], folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+def rescored(record: Record, folder: Path, changes: dict[str, Any]) -> Record:
     """The record with its predictions scored by this code, and with `changes` in its configuration."""
     import torch
 
-    from vggtq.environment import environment
-    from vggtq.predictions import read_predictions
-    from vggtq.scoring import Scores
+    from vggtq.metrics.scores import Scores
+    from vggtq.records.predictions import read_predictions
 
-    config = record["config"] | changes
+    assert record.predictions is not None
+    known = (record.environment.plugins if record.environment else None) or []
+    if record.metrics and (missing := missing_plugins(known)):
+        names = ", ".join(str(values.get("key")) for values in record.metrics)
+        raise ConfigError(f"its metrics {names} come from plugins; add plugins=[{','.join(missing)}]")
+    config = (record.config or {}) | changes
     scores = Scores(config["depth_alignment"], config["points_icp"])
-    for scene in read_predictions(folder / record["predictions"]["file"]):
-        scores.add(scene.name, scene.quantized, scene.reference, scene.truth, scene.size_hw)
-    now = environment(torch.device("cpu"), 0)
-    code = {key: now[key] for key in ("vggtq", "commit", "dirty", "code")}
-    entry = {"when": datetime.now(UTC).isoformat(timespec="milliseconds"), **code, "changes": changes}
-    earlier = dig(record, "rescored", "earlier") or {key: dig(record, "environment", key) for key in code}
-    record |= {"config": config, "config_hash": config_hash(config), "command": _command(record, changes)}
-    return record | scores.result() | {"rescored": entry | {"earlier": earlier}}
+    for scene in read_predictions(folder / record.predictions.file):
+        scores.add(scene.name, scene.quantized, scene.reference, scene.truth)
+    now = _code(environment(torch.device("cpu"), 0))
+    earlier = (
+        record.rescored.earlier if record.rescored else _code(record.environment or nothing(Environment))
+    )
+    when = datetime.now(UTC).isoformat(timespec="milliseconds")
+    plugins = plugins_described() or None
+    record.rescored = RescoredEntry(when, **vars(now), changes=changes, earlier=earlier, plugins=plugins)
+    record.command = _command(record, changes)
+    record.config, record.config_hash = config, config_hash(config)
+    scored = scores.result()
+    record.fidelity, record.geometry = scored.fidelity, scored.geometry
+    record.fidelity_scenes = scored.fidelity_scenes
+    record.metrics = scored.metrics
+    return record
 
 
-def _command(record: dict[str, Any], changes: dict[str, Any]) -> str:
+def _code(environment: Environment) -> Code:
+    return Code(environment.vggtq, environment.commit, environment.dirty, environment.code)
+
+
+def _command(record: Record, changes: dict[str, Any]) -> str:
     """What repeats the run as it is scored now."""
-    kept = [word for word in shlex.split(record["command"] or "") if word.partition("=")[0] not in changes]
+    words = shlex.split(record.command or "")
+    kept = [word for word in words if word.partition("=")[0] not in {*changes, *REPLACED}]
     spelled = [
         f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changes.items()
     ]
     return shlex.join([*kept, *spelled])
 
+
+main = entry(COMMAND, _work)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,17 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the records that other tests use too
-
-from page_records import runs
+from helpers.page_records import runs
 from vggtq.report import Report, build_report
 
 FLAGS = (

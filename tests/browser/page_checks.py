@@ -13,11 +13,10 @@ from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.support.ui import Select
 
-from page_records import HOSTILE
+from helpers.page_records import HOSTILE
 from vggtq.report import Report
-from vggtq.report.i18n import TEXTS
-from vggtq.report.page_texts import PAGE_TEXTS
-from vggtq.report.recommend import NEEDS, choose
+from vggtq.report.rows.recommend import NEEDS, choose
+from vggtq.report.words.texts import TEXTS
 
 CSS = "css selector"
 
@@ -48,30 +47,30 @@ def background(page: Chrome) -> str:
 
 def sized(page: Chrome) -> list[float]:
     cells = page.execute_script(
-        "return [...document.querySelectorAll('#table tbody tr')].map((row) => row.cells[6]?.textContent ?? null)"
+        "return [...document.querySelectorAll('#table tbody tr')].map((row) => row.cells[5]?.textContent ?? null)"
     )
     return [float(cell.replace(",", "")) for cell in cells if cell is not None]
 
 
 def test_a_heading_sorts_and_says_so(page: Chrome) -> None:
     before = sized(page)
-    heading(page, "size").find_element(CSS, "button").click()
-    assert heading(page, "size").get_attribute("aria-sort") == "ascending"
+    heading(page, "stored_bytes").find_element(CSS, "button").click()
+    assert heading(page, "stored_bytes").get_attribute("aria-sort") == "ascending"
     assert sized(page) == sorted(before) != before
-    heading(page, "size").find_element(CSS, "button").send_keys(Keys.ENTER)
-    assert heading(page, "size").get_attribute("aria-sort") == "descending"
+    heading(page, "stored_bytes").find_element(CSS, "button").send_keys(Keys.ENTER)
+    assert heading(page, "stored_bytes").get_attribute("aria-sort") == "descending"
     assert sized(page) == sorted(before, reverse=True)
-    heading(page, "speedup").find_element(CSS, "button").click()
+    heading(page, "fp32.speedup").find_element(CSS, "button").click()
     sorts = [th.get_attribute("aria-sort") for th in page.find_elements(CSS, "#table thead th")]
     assert [sort for sort in sorts if sort != "none"] == ["ascending"]
     assert titles(page)[-1] in {"INT4 group 16", "INT3 group 96"}  # of unknown speed
 
 
 def test_filters_and_search_leave_runs_out_of_table_and_charts(page: Chrome) -> None:
-    assert len(titles(page)) == 7
+    assert len(titles(page)) == 6
     Select(page.find_element("id", "filter-group_size")).select_by_value("64")
     assert titles(page) == ["INT4 group 64"]
-    assert "1 of 7" in page.find_element("id", "shown").text
+    assert "1 of 6" in page.find_element("id", "shown").text
     assert len(page.find_elements(CSS, "#chart-pareto .mark")) == 1
     page.find_element("id", "reset").click()
     page.find_element("id", "search").send_keys("INT4")
@@ -103,14 +102,20 @@ def test_names_show_as_text_and_run_nothing(page: Chrome) -> None:
 
 
 def test_the_language_changes_every_text_and_comes_back(page: Chrome) -> None:
-    known = TEXTS | PAGE_TEXTS
+    known = TEXTS
+    other: set[str] = set()
     for column in (1, 0):
         page.find_element("id", "language").click()
         for element in page.find_elements(CSS, "[data-t]"):
             words = element.get_attribute("textContent")
             assert words == known[element.get_attribute("data-t")][column]
         keys = [th.get_attribute("data-key") for th in page.find_elements(CSS, "#table thead th")]
-        assert texts(page, "#table thead th") == [known[key][column] for key in keys]
+        headings = dict(zip(keys, texts(page, "#table thead th"), strict=True))
+        named = {key: text for key, text in headings.items() if key in known}
+        assert len(named) == 5 and named == {key: known[key][column] for key in named}
+        metrics = [text for key, text in headings.items() if key not in known]
+        assert len(set(metrics) - other) > 3, "headings of metrics follow the language too"
+        other = set(metrics)
         assert known["p.chart_pareto"][column] in texts(page, "figcaption")
         assert page.title == known["title"][column]
     assert page.execute_script("return document.documentElement.lang") == "en"
@@ -190,13 +195,13 @@ def budgets(rows: Sequence[dict[str, Any]]) -> list[tuple[float | None, float | 
     sizes = sorted({row["stored_bytes"] for row in rows})
     errors = sorted({row["mean_relative_error"] for row in rows})
     times = sorted(
-        row["fp32.quantized_ms_median"] for row in rows if row["simulated"] is False and row["fp32.speedup"]
+        row["fp32.comparable_ms_median"] for row in rows if row["simulated"] is False and row["fp32.speedup"]
     )
     return list(itertools.product((None, sizes[1], sizes[-2]), (None, errors[1]), (None, times[0])))
 
 
 def within(row: dict[str, Any], size: float | None, error: float | None, time: float | None) -> bool:
-    own = row["fp32.quantized_ms_median"] if row["simulated"] is False else None
+    own = row["fp32.comparable_ms_median"] if row["simulated"] is False else None
     pairs = ((row["stored_bytes"], size), (row["mean_relative_error"], error), (own, time))
     return all(most is None or (value is not None and value <= most) for value, most in pairs)
 
@@ -209,7 +214,7 @@ def test_the_sliders_choose_what_the_recommendation_would(page: Chrome, report: 
         "bytes": sorted({row["stored_bytes"] for row in rows}),
         "error": sorted({row["mean_relative_error"] for row in rows}),
         "latency": sorted(
-            {row["fp32.quantized_ms_median"] for row in rows if row["simulated"] is False} - {None}
+            {row["fp32.comparable_ms_median"] for row in rows if row["simulated"] is False} - {None}
         ),
     }
     for limits in budgets(rows):
@@ -298,6 +303,43 @@ def test_another_group_shows_its_own_runs(page: Chrome) -> None:
     assert not page.find_element("id", "geometry-view").is_displayed()
     assert "preview_scenes" in page.find_element("id", "geometry-notes").text
 
+    assert titles(page) == ["INT8 GPU"]
+    assert "INT8 GPU" in page.find_element("id", "answer-words").text
+
+
+def test_the_page_opens_with_the_answer_and_the_row_behind_it(page: Chrome, report: Report) -> None:
+    chosen = choose("production", report.groups[0].rows).row
+    assert chosen and chosen["title"] in page.find_element("id", "answer-words").text
+    assert texts(page, "#answer-row tbody th") == [chosen["title"]]
+    tops = [
+        page.find_element("id", name).rect["y"] for name in ("answer-words", "answer-row", "runs", "choose")
+    ]
+    assert tops == sorted(tops)
+    page.find_element("id", "language").click()
+    assert "生产部署推荐" in page.find_element("id", "answer-words").text
+
+
+def test_no_table_or_chart_mixes_groups(page: Chrome, report: Report) -> None:
+    for group in report.groups:
+        if group.number:
+            Select(page.find_element("id", "group-choice")).select_by_value(str(group.number))
+            own = [row["title"] for row in group.rows]
+            assert sorted(titles(page)) == sorted(own)
+            labels = [m.get_attribute("aria-label") for m in page.find_elements(CSS, "#chart-pareto .mark")]
+            assert {label.split(",")[0] for label in labels} <= {title.split(",")[0] for title in own}
+
+
+def test_refused_runs_are_folded_and_networks_stand_side_by_side(page: Chrome) -> None:
+    refused = page.find_element("id", "refused")
+    assert "Refused before the start" in refused.text
+    assert not refused.find_element(CSS, "ul").is_displayed()
+    refused.find_element(CSS, "summary").click()
+    assert "group_size 96" in refused.text
+    lines = page.find_elements(CSS, "#networks-tables tbody tr")
+    assert {line.find_element(CSS, "td").text for line in lines} == {"vggt_small", "pi3"}
+    lines[-1].find_element(CSS, "button").click()
+    assert page.find_element("id", "origin").get_attribute("open") is not None
+
 
 def test_any_number_of_a_row_leads_to_its_run(page: Chrome) -> None:
     page.find_element(CSS, '#table tr[data-row="1"] td.value').click()
@@ -309,7 +351,7 @@ def test_any_number_of_a_row_leads_to_its_run(page: Chrome) -> None:
 def test_small_changes_are_not_rounded_away(page: Chrome) -> None:
     words = "return [0.0004, -0.0002, 0.0012].map((value, _, all) => signed(value, digitsOf(all)))"
     source = page.execute_script("return document.scripts[document.scripts.length - 1].textContent")
-    start, end = source.index("const signed"), source.index("const dagger")
+    start, end = source.index("function signed"), source.index("const dagger")
     assert page.execute_script(source[start:end] + words) == ["+0.0004", "−0.0002", "+0.0012"]
 
 

@@ -1,7 +1,7 @@
 """`hydra/sweeper=search`, for Hydra to find, which looks for plugins in the package hydra_plugins alone.
 
-The work is done in vggtq.search. Of hydra-optuna-sweeper nothing is used: its last release (1.3.0, 2022) wants optuna below 3
-and SQLAlchemy below 2, runs its number of trials anew in every start, and never asks again for those that were killed.
+The work is done in vggtq.sweep.search. Nothing of hydra-optuna-sweeper is used: its last release (1.3.0, 2022) wants optuna
+below 3 and SQLAlchemy below 2, runs its number of trials anew in every start, and never asks again for those that were killed.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class SearchSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
-        from vggtq.search import Search
+        from vggtq.sweep.search import Search
 
         self._search = Search(**self._options)
         self.config, self.hydra_context = config, hydra_context

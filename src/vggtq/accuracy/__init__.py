@@ -1,1 +1,1 @@
-"""Every table of docs/accuracy.md from the runs of a plan: python -m vggtq.accuracy."""
+"""Every table of docs/accuracy.md from the runs of a plan: vggtq accuracy."""

@@ -1,4 +1,4 @@
-"""The error of each layer by itself: python -m vggtq.accuracy.layers [rows=…] [model=vggt_mini] prints a table.
+"""`vggtq accuracy layers`: the error of each layer by itself, as a table.
 
 Errors of many layers add up to the error of a network's output in a few directions only, so that one network tells two ways of
 rounding apart only when they are far apart. Here every linear layer that a row quantizes is quantized alone, calibrated on the
@@ -9,18 +9,23 @@ earlier layers do to later ones, and rows whose bits depend on all layers togeth
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vggtq.accuracy.plan import Plan, overrides, read_plan
-from vggtq.config import compose, validated
-from vggtq.errors import ConfigError, VggtqError
-from vggtq.quant.quantize import quantize_
-from vggtq.quant.scheme import Scheme
-from vggtq.quant.select import select_layers
-from vggtq.report.tables import markdown_table
+from vggtq.accuracy.plan import Plan, chosen_rows, overrides, read_plan
+from vggtq.config.compose import compose
+from vggtq.config.compose import options as model_names
+from vggtq.config.validate import validated
+from vggtq.quant.scheme.scheme import Scheme
+from vggtq.quant.walk.quantize import quantize_
+from vggtq.quant.walk.select import select_layers
+from vggtq.report.documents.tables import markdown_table
+from vggtq.terminal.command_line import entry
+from vggtq.terminal.help import Command
+from vggtq.terminal.options import option
 
 ROWS_OF_INPUTS = 4096  # of a layer, evenly over all rooms
 SEEDS = (0, 1)  # of the rooms that are fitted to, and of those that are measured on
@@ -97,26 +102,25 @@ def table(plan: Plan, model_name: str, rows: Sequence[str]) -> str:
     return markdown_table(headings, lines)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, 2 a wrong option."""
-    plan = read_plan()
-    options = {"rows": ",".join(plan.rows), "model": "vggt_mini"}
-    try:
-        for argument in argv:
-            key, _, value = argument.partition("=")
-            if key not in options or not value:
-                raise ConfigError(f"{argument} is not an option; write rows=a,b or model=NAME")
-            options[key] = value
-        rows = options["rows"].split(",")
-        for row in rows:
-            if row not in plan.rows:
-                raise ConfigError(f"rows={row} is not one of {', '.join(plan.rows)}")
-        print(table(plan, options["model"], rows))
-    except VggtqError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+@dataclass
+class Options:
+    """Which rows of the plan, on which model."""
 
+    rows: list[str] = option("these rows only; without any, all of them", [])
+    model: str = option("a model of conf/model", "vggt_mini", choices=tuple(model_names("model")))
+
+
+COMMAND = Command(
+    "accuracy layers", Options, ("rows=w4_mse,w4_gptq", "rows=w4_awq model=vggt_mini_outliers"), wrong_usage=2
+)
+
+
+def _work(options: Options) -> None:
+    plan = read_plan()
+    print(table(plan, options.model, chosen_rows(plan, options.rows)))
+
+
+main = entry(COMMAND, _work)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

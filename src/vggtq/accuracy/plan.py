@@ -5,6 +5,7 @@ configuration's hash. Rows that look at no data are run with one calibration see
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vggtq.accuracy.measures import MEASURES
-from vggtq.config import CONF, compose, first_line, plain, run_name, validated
-from vggtq.errors import ConfigError, did_you_mean
+from vggtq.accuracy.measures import COLUMNS
+from vggtq.config.compose import CONF, compose
+from vggtq.config.messages import first_line
+from vggtq.config.names import plain, run_name
+from vggtq.config.validate import validated
+from vggtq.errors import ConfigError, check_choice
 
 FILE = CONF / "accuracy.yaml"
 EXPERIMENT = "+experiment=accuracy"
@@ -49,6 +53,30 @@ class Requirement:
     best_row: bool = False
     models: list[str] = field(default_factory=list)  # none: all of them
 
+    @property
+    def bound(self) -> str:
+        """As tables write it."""
+        return next(f"{sign} {limit:g}" for sign, limit in self.limits.items() if limit is not None)
+
+    def excess(self, value: float) -> float:
+        """By how much the bound is broken, negative where it is kept."""
+        if self.at_most is not None:
+            return value - self.at_most
+        return abs(value) - self.within if self.within is not None else (self.at_least or 0.0) - value
+
+    @property
+    def limits(self) -> dict[str, float | None]:
+        return {"≤": self.at_most, "≥": self.at_least, "±": self.within}
+
+
+@dataclass
+class Contrast:
+    """Two rows that ought to be told apart. against: another row; null: FP32."""
+
+    row: str
+    against: str | None = None
+    models: list[str] = field(default_factory=list)  # none: all of them
+
 
 @dataclass
 class Plan:
@@ -58,30 +86,26 @@ class Plan:
     seeds: list[int]
     rows: dict[str, Row]
     requirements: list[Requirement] = field(default_factory=list)
+    contrasts: list[Contrast] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, row in self.rows.items():
             if row.nearest is not None:
-                self._check_row(f"rows.{name}.nearest", row.nearest)
+                self._check_rows(f"rows.{name}.nearest", [row.nearest])
+        for index, contrast in enumerate(self.contrasts):
+            self._check_rows(f"contrasts[{index}]", [contrast.row, *filter(None, [contrast.against])])
         for index, requirement in enumerate(self.requirements):
             where = f"requirements[{index}]"
-            for name in requirement.rows:
-                self._check_row(f"{where}.rows", name)
+            self._check_rows(f"{where}.rows", requirement.rows)
             if requirement.against is not None:
-                self._check_row(f"{where}.against", requirement.against)
-            if requirement.measure not in MEASURES:
-                near = did_you_mean(requirement.measure, MEASURES)
-                raise ConfigError(
-                    f"{where}.measure={requirement.measure} is not one of {', '.join(MEASURES)}{near}"
-                )
-            bounds = (requirement.at_most, requirement.at_least, requirement.within)
-            if sum(bound is not None for bound in bounds) != 1:
+                self._check_rows(f"{where}.against", [requirement.against])
+            check_choice(f"{where}.measure", requirement.measure, COLUMNS)
+            if sum(limit is not None for limit in requirement.limits.values()) != 1:
                 raise ConfigError(f"{where}: give one bound, at_most, at_least or within")
 
-    def _check_row(self, key: str, name: str) -> None:
-        if name not in self.rows:
-            near = did_you_mean(name, self.rows)
-            raise ConfigError(f"{key}={name} is not one of the rows{near}; add it to {FILE.name}")
+    def _check_rows(self, key: str, names: list[str]) -> None:
+        for name in names:
+            check_choice(key, name, self.rows, f"; rows are those of {FILE.name}")
 
 
 @dataclass(frozen=True)
@@ -93,6 +117,13 @@ class Job:
     seed: int
     config: dict[str, Any]
     folder: Path
+
+
+def chosen_rows(plan: Plan, names: list[str]) -> list[str]:
+    """The named rows, or all of them. Raises ConfigError."""
+    for name in names:
+        check_choice("rows", name, plan.rows)
+    return names or list(plan.rows)
 
 
 def read_plan(path: Path = FILE) -> Plan:
@@ -120,3 +151,9 @@ def jobs_of(plan: Plan, name: str, extra: list[str], runs: Path) -> list[Job]:
 def overrides(plan: Plan, name: str, extra: list[str]) -> list[str]:
     """The command line of a row, without its sweep over models and seeds."""
     return [EXPERIMENT, *shlex.split(plan.rows[name].run), *extra]
+
+
+def sweep_of(plan: Plan, name: str, extra: list[str], jobs: Sequence[Job]) -> list[str]:
+    """The arguments of `vggtq run` that make all runs of a row."""
+    seeds = ",".join(str(seed) for seed in sorted({job.seed for job in jobs}))
+    return [*overrides(plan, name, extra), f"model={','.join(plan.models)}", f"calibration.seed={seeds}"]

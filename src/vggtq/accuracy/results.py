@@ -1,73 +1,38 @@
 """The rows of the accuracy tables and the verdicts on its requirements, from finished records."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vggtq.accuracy.measures import (
-    MEASURES,
-    Estimate,
-    Measured,
-    Record,
-    abs_rel_change,
-    auc_change,
-    error_ratio,
-    recovered_auc,
-    worst_geometry_change,
-)
-from vggtq.accuracy.plan import Plan, Requirement
-from vggtq.report.frame import record_row
+from vggtq.accuracy.measures import COLUMNS, TOLD_BY, Estimate, Measured, difference
+from vggtq.accuracy.plan import Contrast, Plan, Requirement
+from vggtq.metrics.interval import ERROR_RATE, Interval, holm
 
 Table = Mapping[tuple[str, str], Measured]  # (row, model)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row on one model. Arrays per seed became (mean, lowest, highest)."""
+    """One row on one model."""
 
     row: str
     model: str
     label: str
     seeds: int
-    rooms: int
-    mib: float
-    relative_error: Estimate  # mean over the five outputs; the interval is the range over seeds
-    output_mse: Estimate  # likewise
-    rotation_deg: Estimate  # likewise
-    error_ratio: Estimate | None  # to the row's nearest
-    auc_change: Estimate
-    recovered_auc: Estimate | None
-    abs_rel_change: Estimate
-    geometry_change: Estimate
-    quantize_s: float
+    scenes: int
+    values: dict[str, Estimate]  # by key of COLUMNS
 
 
 def line(plan: Plan, table: Table, row: str, model: str) -> Line:
-    measured = table[row, model]
-    records, against = measured.records, plan.rows[row].nearest
-    nearest = None if against is None else table.get((against, model))
-    return Line(
-        row,
-        model,
-        records[0]["scheme"]["label"],
-        len(records),
-        len(records[0]["fidelity_scenes"]),
-        records[0]["size"]["stored_bytes"] / 2**20,
-        _over_seeds(measured, lambda record: record_row(dict(record))["mean_relative_error"]),
-        _over_seeds(measured, lambda record: record["fidelity"]["world_points"]["mse"]),
-        _over_seeds(measured, lambda record: record["fidelity"]["pose"]["rotation_deg_mean"]),
-        error_ratio(measured, nearest) if nearest else None,
-        auc_change(measured),
-        recovered_auc(measured, nearest) if nearest else None,
-        abs_rel_change(measured),
-        worst_geometry_change(measured),
-        float(measured.per_seed(lambda record: record["seconds"]["quantize"]).mean()),
-    )
+    own = table[row, model]
+    nearest = _nearest(table, plan.rows[row].nearest, model)
+    values = {key: column.of(own, nearest) for key, column in COLUMNS.items()}
+    scenes = len(own.records[0].fidelity_scenes or ())
+    return Line(row, model, own.rows[0]["label"], len(own.records), scenes, values)
 
 
-def _over_seeds(measured: Measured, value: Callable[[Record], float]) -> Estimate:
-    values = measured.per_seed(value)
-    return Estimate(float(values.mean()), float(values.min()), float(values.max()))
+def _nearest(table: Table, row: str | None, model: str) -> Measured | None:
+    return None if row is None else table.get((row, model))
 
 
 @dataclass(frozen=True)
@@ -92,37 +57,52 @@ def verdicts(plan: Plan, table: Table) -> list[Verdict]:
 
 
 def _verdict(plan: Plan, table: Table, requirement: Requirement, model: str) -> Verdict:
-    bound = _bound(requirement)
     present = [row for row in requirement.rows if (row, model) in table]
     if not present or (len(present) < len(requirement.rows) and not requirement.best_row):
-        return Verdict(requirement.what, model, None, Estimate(math.nan), bound, None)
+        return Verdict(requirement.what, model, None, Estimate(math.nan), requirement.bound, None)
     found = {}
     for row in present:
-        against = requirement.against or plan.rows[row].nearest
-        nearest = None if against is None else table.get((against, model))
-        found[row] = MEASURES[requirement.measure](table[row, model], nearest)
+        nearest = _nearest(table, requirement.against or plan.rows[row].nearest, model)
+        found[row] = COLUMNS[requirement.measure].of(table[row, model], nearest)
     choose = min if requirement.best_row else max
-    row = choose(found, key=lambda name: _excess(requirement, found[name].value))
+    row = choose(found, key=lambda name: requirement.excess(found[name].value))
     estimate = found[row]
     if math.isnan(estimate.value):
-        return Verdict(requirement.what, model, row, estimate, bound, None)
-    met = _excess(requirement, estimate.value) <= 0
+        return Verdict(requirement.what, model, row, estimate, requirement.bound, None)
+    met = requirement.excess(estimate.value) <= 0
     ends = [end for end in (estimate.low, estimate.high) if not math.isnan(end)]
-    agree = all((_excess(requirement, end) <= 0) == met for end in ends)
-    return Verdict(requirement.what, model, row, estimate, bound, met, agree)
+    agree = all((requirement.excess(end) <= 0) == met for end in ends)
+    return Verdict(requirement.what, model, row, estimate, requirement.bound, met, agree)
 
 
-def _excess(requirement: Requirement, value: float) -> float:
-    """By how much the bound is broken, negative where it is kept."""
-    if requirement.at_most is not None:
-        return value - requirement.at_most
-    if requirement.at_least is not None:
-        return requirement.at_least - value
-    assert requirement.within is not None
-    return abs(value) - requirement.within
+@dataclass(frozen=True)
+class Told:
+    """The metric that tells two rows apart best. p: after Holm's correction for all contrasts and metrics of the model."""
+
+    contrast: Contrast
+    model: str
+    metric: str
+    difference: Interval
+    p: float
+
+    @property
+    def apart(self) -> bool:
+        return self.p <= ERROR_RATE
 
 
-def _bound(requirement: Requirement) -> str:
-    if requirement.at_most is not None:
-        return f"≤ {requirement.at_most:g}"
-    return f"≥ {requirement.at_least:g}" if requirement.at_least is not None else f"± {requirement.within:g}"
+def told_apart(plan: Plan, table: Table, model: str) -> list[Told]:
+    """One for each contrast of the plan whose rows were measured."""
+    found = []
+    for contrast in plan.contrasts:
+        names = [contrast.row, *filter(None, [contrast.against])]
+        if model in (contrast.models or plan.models) and all((name, model) in table for name in names):
+            rows = [table[name, model] for name in names]
+            other = rows[1] if len(rows) > 1 else None
+            found += [(contrast, metric, difference(rows[0], other, metric)) for metric in TOLD_BY]
+    known = [(c, m, d, d.p) for c, m, d in found if d.p is not None]
+    adjusted = holm([p for *_, p in known])
+    best: dict[int, Told] = {}
+    for (contrast, metric, interval, _), p in zip(known, adjusted, strict=True):
+        if id(contrast) not in best or p < best[id(contrast)].p:
+            best[id(contrast)] = Told(contrast, model, metric, interval, p)
+    return list(best.values())

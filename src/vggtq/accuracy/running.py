@@ -3,23 +3,24 @@
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from vggtq.accuracy.plan import Job, Plan, overrides
-from vggtq.config import config_hash
-from vggtq.record import read_record
-from vggtq.source_code import run_code
+from vggtq.accuracy.plan import Job
+from vggtq.config.names import config_hash
+from vggtq.machine.source_code import run_code
+from vggtq.records.files import record_in
+from vggtq.records.schema import Record
 
 
-def finished_record(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+def finished_record(folder: Path, config: dict[str, Any]) -> Record | None:
     """The record in `folder`, if it is one of a finished run of this very (resolved) configuration with today's code."""
-    record = read_record(folder)
-    if record is None or record["status"] != "ok" or record["config_hash"] != config_hash(config):
+    record = record_in(folder)
+    if record is None or record.status != "ok" or record.config_hash != config_hash(config):
         return None
-    return record if record["environment"].get("code") == run_code() else None
+    return record if record.environment and record.environment.code == run_code() else None
 
 
 def missing(jobs: Sequence[Job]) -> list[Job]:
@@ -28,37 +29,33 @@ def missing(jobs: Sequence[Job]) -> list[Job]:
 
 
 def run_missing(
-    plan: Plan, jobs: dict[str, list[Job]], extra: list[str], out: Path, processes: int
+    jobs: Mapping[str, Sequence[Job]], command: Callable[[str], list[str]], out: Path, processes: int
 ) -> list[str]:
-    """Starts the sweep of every row that lacks a run, and says how each ended. Returns the rows that still lack one."""
+    """Starts the sweep of every row that lacks a run, and says how each ended. Returns the rows that still lack one.
+
+    command: arguments of `vggtq run` for a row.
+    """
     waiting = {name: len(missing(own)) for name, own in jobs.items() if missing(own)}
     total, done, failed = sum(waiting.values()), 0, []
     print(f"{sum(map(len, jobs.values())) - total} runs are done, {total} to do", flush=True)
     with ThreadPoolExecutor(processes) as pool:
-        sweeps = {pool.submit(_sweep, plan, name, jobs[name], extra, out): name for name in waiting}
+        sweeps = {pool.submit(_sweep, command(name), out / "logs" / f"{name}.log"): name for name in waiting}
         for sweep in as_completed(sweeps):
             name = sweeps[sweep]
             done += waiting[name]
             lost = missing(jobs[name])
             failed += [name] if lost else []
-            ending = (
-                f"{len(lost)} failed, see {out / 'logs' / name}.log" if lost else f"{sweep.result():.0f} s"
-            )
+            log = out / "logs" / f"{name}.log"
+            ending = f"{len(lost)} failed, see {log}" if lost else f"{sweep.result():.0f} s"
             print(f"[{done}/{total}] {name}: {waiting[name]} runs, {ending}", flush=True)
     return failed
 
 
-def _sweep(plan: Plan, name: str, jobs: Sequence[Job], extra: list[str], out: Path) -> float:
-    """Seconds that the sweep of one row took; finished runs are skipped by the sweep itself."""
+def _sweep(command: list[str], log: Path) -> float:
+    """Seconds that a sweep took; finished runs are skipped by the sweep itself."""
     started = time.perf_counter()
-    (out / "logs").mkdir(parents=True, exist_ok=True)
-    seeds = ",".join(str(seed) for seed in sorted({job.seed for job in jobs}))
-    command = [sys.executable, "-m", "vggtq.run", *overrides(plan, name, extra)]
-    command += [
-        f"model={','.join(plan.models)}",
-        f"calibration.seed={seeds}",
-        f"hydra.sweep.dir={out / 'runs'}",
-    ]
-    with (out / "logs" / f"{name}.log").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as stream:
+        process = [sys.executable, "-m", "vggtq.run", *command]
+        subprocess.run(process, stdout=stream, stderr=subprocess.STDOUT, check=False)
     return time.perf_counter() - started

@@ -1,53 +1,32 @@
 """The accuracy tables as Markdown and CSV."""
 
-import csv
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from vggtq.accuracy.measures import Estimate
-from vggtq.accuracy.results import Line, Verdict
-from vggtq.report.tables import escape, markdown_table
-
-HEADINGS = (
-    *("scheme", "MiB", "mean relative error", "output MSE", "× nearest", "rotation error (°)"),
-    *("AUC@30", "recovered", "AbsRel", "largest change of a geometry metric", "seconds to quantize"),
-)
+from vggtq.accuracy.measures import COLUMNS
+from vggtq.accuracy.results import Line, Told, Verdict
+from vggtq.report.documents.tables import markdown_table
 
 
 def model_table(lines: Sequence[Line]) -> str:
     """One model's rows."""
-    return markdown_table(HEADINGS, [[escape(cell) for cell in _cells(line)] for line in lines])
-
-
-def _cells(line: Line) -> list[str]:
-    return [
-        line.label,
-        f"{line.mib:.1f}",
-        _range(line.relative_error, 3),
-        _range(line.output_mse, 3),
-        _interval(line.error_ratio, "{:.2f}"),
-        _range(line.rotation_deg, 2),
-        _interval(line.auc_change, "{:+.3f}"),
-        _interval(line.recovered_auc, "{:.0%}"),
-        _interval(line.abs_rel_change, "{:+.3f}"),
-        f"{_interval(line.geometry_change, '{:+.1%}')} {line.geometry_change.note}",
-        f"{line.quantize_s:.1f}",
-    ]
+    columns = [column for column in COLUMNS.values() if column.shown]
+    headings = ["scheme", *(column.heading for column in columns)]
+    cells = [[one.label, *(column.written(one.values[column.key]) for column in columns)] for one in lines]
+    return markdown_table(headings, cells)
 
 
 def verdict_table(verdicts: Sequence[Verdict], labels: dict[str, str]) -> str:
     headings = ("requirement", "model", "decided by", "measured", "bound", "verdict")
+    measured = replace(COLUMNS["error_ratio"], form="{:.3f}")
     lines = [
-        [
-            *(verdict.what, verdict.model, labels.get(verdict.row or "", "–")),
-            f"{_interval(verdict.found, '{:.3f}')} {verdict.found.note}".strip(),
-            *(verdict.bound, _word(verdict)),
-        ]
-        for verdict in verdicts
+        (v.what, v.model, labels.get(v.row or "", "–"), measured.written(v.found), v.bound, _word(v))
+        for v in verdicts
     ]
-    return markdown_table(headings, [[escape(cell) for cell in line] for line in lines], left=3)
+    return markdown_table(headings, lines, left=3)
 
 
 def _word(verdict: Verdict) -> str:
@@ -58,44 +37,29 @@ def _word(verdict: Verdict) -> str:
     )
 
 
-def _interval(found: Estimate | None, form: str) -> str:
-    if found is None or math.isnan(found.value):
-        return "–"
-    ends = "" if math.isnan(found.low) else f" [{form.format(found.low)}, {form.format(found.high)}]"
-    return form.format(found.value) + ends
+def told_table(found: Sequence[Told], labels: dict[str, str]) -> str:
+    """What each contrast shows, by the metric that shows it best."""
+    headings = ("scheme", "against", "metric", "difference", "p, Holm", "told apart")
+    lines = []
+    for one in found:
+        low, high = one.difference.ends or (math.nan, math.nan)
+        against = labels.get(one.contrast.against or "", "FP32")
+        difference = f"{one.difference.mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        verdict = "yes" if one.apart else "no"
+        lines.append((labels[one.contrast.row], against, one.metric, difference, f"{one.p:.2g}", verdict))
+    return markdown_table(headings, lines, left=3)
 
 
-def _range(found: Estimate, digits: int) -> str:
-    """Mean over seeds, and the lowest and highest where they differ."""
-    value = f"{found.value:.{digits}g}"
-    low, high = f"{found.low:.{digits}g}", f"{found.high:.{digits}g}"
-    return value if low == high else f"{value} ({low} … {high})"
-
-
-def write_csv(lines: Iterable[Line], path: Path) -> None:
+def write_csv(lines: Sequence[Line], path: Path) -> None:
     """One line per row and model, every estimate as value, low and high."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer: csv.DictWriter[str] | None = None
-        for line in lines:
-            values = _flat(line)
-            if writer is None:
-                writer = csv.DictWriter(file, list(values))
-                writer.writeheader()
-            writer.writerow(values)
+    import pandas as pd
+
+    pd.DataFrame([_flat(line) for line in lines]).to_csv(path, index=False)
 
 
-def _flat(line: Line) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for field in fields(line):
-        value = getattr(line, field.name)
-        if field.name.split("_")[-1] in ("ratio", "change", "auc", "error", "mse", "deg"):
-            value = value or Estimate(math.nan)
-            values |= {
-                field.name: value.value,
-                f"{field.name}_low": value.low,
-                f"{field.name}_high": value.high,
-            }
-        else:
-            values[field.name] = value
-    values["geometry_change_of"] = line.geometry_change.note
-    return values
+def _flat(line: Line) -> dict[str, Any]:
+    flat = asdict(line)
+    for key, found in flat.pop("values").items():
+        ends = {f"{key}_{end}": found[end] for end in ("low", "high")}
+        flat |= {key: found["value"]} | (ends if COLUMNS[key].ends else {})
+    return flat | {"geometry_change_of": line.values["geometry_change"].note}

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,22 @@ import torch
 from torch import Tensor
 
 from vggtq import artifact
-from vggtq.atomic import replacing
-from vggtq.bench.blocks import INT4
+from vggtq.bench.networks import INT4
 from vggtq.bench.table import title_of
-from vggtq.config import compose, validated
-from vggtq.environment import has_bf16
-from vggtq.fresh_memory import FLOAT32, CannotMeasureError, measure_in_process
+from vggtq.config.compose import compose
+from vggtq.config.validate import validated
+from vggtq.files.atomic import replacing, temporary_folder, write_text
+from vggtq.files.tensors import write_safetensors
+from vggtq.machine.device import has_bf16
+from vggtq.machine.environment import Environment
 from vggtq.models.loading import LoadedModel, share_parameters
-from vggtq.progress import Steps
-from vggtq.quant.quantize import quantize_
-from vggtq.quant.scheme import Activations, Scheme, Weights
-from vggtq.record import jsonable
-from vggtq.safetensors_file import write_safetensors
+from vggtq.quant.scheme.activations import Activations
+from vggtq.quant.scheme.scheme import Scheme
+from vggtq.quant.scheme.weights import Weights
+from vggtq.quant.walk.quantize import quantize_
+from vggtq.records.plain import plain
+from vggtq.run.fresh_memory import FLOAT32, CannotMeasureError, measure_in_process
+from vggtq.terminal.progress import Steps
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ KINDS = {
 }
 
 
-def frames(device: torch.device, env: dict[str, Any], out: Path, full: bool) -> None:
+def frames(device: torch.device, env: Environment, out: Path, full: bool) -> None:
     """Measures, writes `frames.json` and `frames.png` into `out`, prints a table."""
     rows: list[dict[str, Any]] = []
     with Steps() as steps:
@@ -57,8 +60,7 @@ def frames(device: torch.device, env: dict[str, Any], out: Path, full: bool) -> 
             for row in _rows(case, device, out):
                 rows.append(row)
                 steps.step(f"after {row['model']}, {row['kind']}, {row['frames']} frames")
-    with replacing(out / "frames.json") as temporary:
-        temporary.write_text(json.dumps(jsonable({"environment": env, "rows": rows}), indent=1))
+    write_text(out / "frames.json", json.dumps(plain({"environment": env, "rows": rows}), indent=1))
     _plot(rows, env, out / "frames.png")
     _print(rows, env)
     print(f"{out}/frames.json {out}/frames.png")
@@ -66,9 +68,7 @@ def frames(device: torch.device, env: dict[str, Any], out: Path, full: bool) -> 
 
 def _rows(case: Case, device: torch.device, out: Path) -> Iterator[dict[str, Any]]:
     config = validated(compose([f"model={case.model}", "model.source=null", "dataset=rooms"]))
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".frames-", dir=out) as name:
-        folder = Path(name)
+    with temporary_folder(out) as folder:
         paths = _save(config, folder)
         for count in case.frames:
             images = folder / f"{count}.safetensors"
@@ -111,13 +111,11 @@ def memory_bytes(row: dict[str, Any]) -> int | None:
     return int(row["predict_peak_rss_bytes"] - row["rss_before_load_bytes"])
 
 
-def _plot(rows: list[dict[str, Any]], env: dict[str, Any], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _plot(rows: list[dict[str, Any]], env: Environment, path: Path) -> None:
     from matplotlib.figure import Figure
 
     models = list(dict.fromkeys(row["model"] for row in rows))
     figure = Figure(figsize=(10, 3.6 * len(models) + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(models), 2, squeeze=False)
     for model, (memory, seconds) in zip(models, grid, strict=True):
         ran = [row for row in rows if row["model"] == model and "failed" not in row]
@@ -140,7 +138,7 @@ def _plot(rows: list[dict[str, Any]], env: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=140)
 
 
-def _print(rows: list[dict[str, Any]], env: dict[str, Any]) -> None:
+def _print(rows: list[dict[str, Any]], env: Environment) -> None:
     from rich.console import Console
     from rich.table import Table
 

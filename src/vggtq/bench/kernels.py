@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 from vggtq.bench.alternatives import linear_alternatives
 from vggtq.bench.rows import BF16, FP32, Candidate, Missing, Row, rows_of
-from vggtq.environment import has_bf16
-from vggtq.quant.backends import quantized_linear
-from vggtq.quant.input_range import InputRange
-from vggtq.quant.packed import pack_weight
-from vggtq.quant.scheme import Activations, Weights
+from vggtq.machine.device import has_bf16
+from vggtq.quant.kernels.table import quantized_linear
+from vggtq.quant.methods.round import pack_weight
+from vggtq.quant.numbers.input_range import InputRange
+from vggtq.quant.scheme.activations import Activations
+from vggtq.quant.scheme.weights import Weights
 
 # Tokens of one and of five 518 × 350 frames through VGGT-1B's linears, and a small model's.
 LARGE = [
@@ -27,8 +28,8 @@ DYNAMIC, FLOAT = Activations("dynamic"), Activations()
 PER_TENSOR, STATIC = Activations("dynamic", granularity="per_tensor"), Activations("static", symmetric=False)
 
 
-def _int4(group_size: int) -> Weights:
-    return Weights(bits=4, granularity="group", group_size=group_size, scale_dtype="float16")
+def _int4(group_size: int, scale_dtype: str = "float16") -> Weights:
+    return Weights(bits=4, granularity="group", group_size=group_size, scale_dtype=scale_dtype)
 
 
 SCHEMES: dict[str, tuple[Weights, Activations]] = {
@@ -37,6 +38,9 @@ SCHEMES: dict[str, tuple[Weights, Activations]] = {
     "W8A8 asymmetric": (Weights(symmetric=False), DYNAMIC),
     "W8A8, inputs per-tensor": (Weights(), PER_TENSOR),
     "W8A8, inputs static per-tensor": (Weights(), STATIC),
+    "W4A8 per-channel": (Weights(bits=4), DYNAMIC),
+    "W4A8 group 64": (_int4(64), DYNAMIC),
+    "W4A8 group 64 progressive": (_int4(64, "progressive"), DYNAMIC),
     "FP16 weights": (Weights("float16", 16, granularity="none"), FLOAT),
     "INT8 per-tensor": (Weights(granularity="per_tensor"), FLOAT),
     "INT8 per-channel": (Weights(), FLOAT),

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vggtq.atomic import replacing
 from vggtq.bench.rows import FP32, Row
 from vggtq.bench.table import title_of
+from vggtq.files.atomic import replacing
+from vggtq.machine.environment import Environment
 
 SECTIONS = {
     "kernel": "linear layers of VGGT-1B and of a small model",
@@ -16,9 +17,8 @@ SECTIONS = {
 OWN, OTHER, REFERENCE = "#1f77b4", "#b0722a", "#444444"
 
 
-def plot(rows: Sequence[Row], env: dict[str, Any], path: Path) -> None:
+def plot(rows: Sequence[Row], env: Environment, path: Path) -> None:
     """Writes a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     ran = [row for row in rows if "skipped" not in row and row["name"] != FP32]
@@ -26,7 +26,6 @@ def plot(rows: Sequence[Row], env: dict[str, Any], path: Path) -> None:
     names = [list(dict.fromkeys(r["name"] for r in ran if r["section"] == s)) for s in sections]
     heights = [len(own) + 1 for own in names]
     figure = Figure(figsize=(9, 1.2 + 0.26 * sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(sections), 1, sharex=True, height_ratios=heights, squeeze=False)
     for axes, section, own in zip(grid[:, 0], sections, names, strict=True):
         _panel(axes, [row for row in ran if row["section"] == section], own)

@@ -1,6 +1,5 @@
 """One case of the benchmark: everything that computes the same, timed in turn, becomes one row each."""
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggtq.measure import OtherWork, interleaved_latency, quartiles, timed_ms
+from vggtq.machine.timing import OtherWork, interleaved_latency, quartiles, timed_ms
 
 FP32, BF16 = "FP32", "BF16"
 SLOW = 6.0  # times FP32's
@@ -118,6 +117,6 @@ def _ratios(milliseconds: Mapping[str, list[float]], name: str) -> dict[str, Any
         if reference in milliseconds:
             pairs = zip(milliseconds[reference], milliseconds[name], strict=False)  # slow ones have one round
             ratios = [r / own for r, own in pairs]
-            low, high = quartiles(ratios)
-            found[reference.lower()] = {"median": statistics.median(ratios), "q25": low, "q75": high}
+            low, median, high = quartiles(ratios)
+            found[reference.lower()] = {"median": median, "q25": low, "q75": high}
     return found

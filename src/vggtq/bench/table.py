@@ -1,30 +1,30 @@
 """The rows as a table in the terminal and as Markdown."""
 
-import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from statistics import geometric_mean
 
 from vggtq.bench.rows import FP32, Row
+from vggtq.machine.environment import Environment
 
 SIMULATED = "†"
+HEADINGS = ("case", "what", "× FP32 (quartiles)", "× BF16", "error", "memory", "backend")
 
 
-def print_table(rows: Sequence[Row], env: dict[str, Any]) -> None:
+def print_table(rows: Sequence[Row], env: Environment) -> None:
     """One line per candidate, a rule after each case, geometric means at the end."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title_of(env), caption=f"{CAPTION}; {others(rows)}")
-    for heading in ("case", "what", "× FP32 (quartiles)", "× BF16", "error", "memory", "backend"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in ("case", "what", "backend") else "right")
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1]["case"] != row["case"]
         last = index + 1 == len(rows) or rows[index + 1]["case"] != row["case"]
         cells = [row["case"] if first else "", row["name"], *cells_of(row)]
         table.add_row(*cells, end_section=last)
-    for name, means in geometric_means(rows).items():
-        ratios = [f"{means[key]:.2f}" if key in means else "" for key in ("fp32", "bf16")]
+    for name, ratios in _mean_cells(rows).items():
         table.add_row("VGGT-1B's linears, mean" if name == FP32 else "", name, *ratios, "", "", "")
     Console(width=None if sys.stdout.isatty() else 150).print(table)
 
@@ -35,10 +35,10 @@ CAPTION = (
 )
 
 
-def title_of(env: dict[str, Any]) -> str:
+def title_of(env: Environment) -> str:
     """Hardware and versions in one line."""
-    where = f"{env['gpu'] or env['cpu']} ({env['cpu_capability']}), {env['threads']} threads"
-    return f"{where}, torch {env['versions']['torch']}"
+    where = f"{env.gpu or env.cpu} ({env.cpu_capability}), {env.threads} threads"
+    return f"{where}, torch {env.versions['torch']}"
 
 
 def others(rows: Sequence[Row]) -> str:
@@ -71,36 +71,31 @@ def geometric_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         own = [row for row in large if row["name"] == name and "skipped" not in row]
         if len(own) == len(cases):
             means[name] = {
-                key: _geometric([row["speedup"][key]["median"] for row in own]) for key in own[0]["speedup"]
+                key: geometric_mean([row["speedup"][key]["median"] for row in own])
+                for key in own[0]["speedup"]
             }
     return means
 
 
-def _geometric(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+def _mean_cells(rows: Sequence[Row]) -> dict[str, list[str]]:
+    return {
+        name: [f"{means[key]:.2f}" if key in means else "–" for key in ("fp32", "bf16")]
+        for name, means in geometric_means(rows).items()
+    }
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The same as a Markdown table, one per section, for documents."""
     lines: list[str] = []
     for section in dict.fromkeys(row["section"] for row in rows):
-        lines += [
-            "",
-            "| case | what | × FP32 (quartiles) | × BF16 | error | memory | backend |",
-            "|---|---|---:|---:|---:|---:|---|",
-        ]
-        lines += [
-            "| " + " | ".join([row["case"], row["name"], *cells_of(row)]) + " |"
-            for row in rows
-            if row["section"] == section
-        ]
-    means = geometric_means(rows)
-    if means:
+        own = [row for row in rows if row["section"] == section]
+        lines += ["", _line(HEADINGS), "|---|---|---:|---:|---:|---:|---|"]
+        lines += [_line([row["case"], row["name"], *cells_of(row)]) for row in own]
+    if means := _mean_cells(rows):
         lines += ["", "| geometric mean over VGGT-1B's linears | × FP32 | × BF16 |", "|---|---:|---:|"]
-        lines += [
-            f"| {name} | {m['fp32']:.2f} | {m['bf16']:.2f} |"
-            if "bf16" in m
-            else f"| {name} | {m['fp32']:.2f} | – |"
-            for name, m in means.items()
-        ]
+        lines += [_line([name, *ratios]) for name, ratios in means.items()]
     return "\n".join(lines).strip() + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

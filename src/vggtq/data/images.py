@@ -1,34 +1,31 @@
-"""Your own photographs: a folder of images, with cameras and depth where a cameras.json gives them."""
+"""Your own photographs: a folder of images, with cameras and depth where a file gives them."""
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
-
-from vggtq.data.cameras_json import Camera, CameraList, read_cameras_json
-from vggtq.data.preprocess import FrameTransform, check_options, preprocess
-from vggtq.data.scene import GroundTruth, ImageFile, Scene
-from vggtq.data.select import check_selection, count, natural_key, select
-from vggtq.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from vggtq.data.sequences import ImageSequences
+from vggtq.data.cameras.camera import CONVENTIONS, Camera, CameraList, pinhole
+from vggtq.data.cameras.posed import posed_scene, relative
+from vggtq.data.cameras.read import find_cameras, located, read_cameras
+from vggtq.data.decode import HEIC_SUFFIXES
+from vggtq.data.preprocess import ImageOptions
+from vggtq.data.scene import Scene
+from vggtq.data.select import Selection, count, cut, drawn, natural_key
+from vggtq.errors import ConfigError, DataError, check_choice
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-HEIC_SUFFIXES = (".heic", ".heif")
+OTHER_SUFFIXES = (".gif", ".webp", ".tif", ".tiff", ".bmp", ".avif")  # pictures that people expect to be read
 # where ETH3D and COLMAP put images below the folder that people name
 PLACES = (".", "images", "dslr_images_undistorted", "images/dslr_images_undistorted")
 
 
 @dataclass
-class ImageFolder:
+class ImageFolder(Selection):
     """One scene from the images in `path`, in natural order (frame2 before frame10).
 
     Looked for in the folder itself, in the usual subfolders (`PLACES`), then in all subfolders together; the
@@ -39,26 +36,29 @@ class ImageFolder:
     the name says. Skipped: hidden files and folders (macOS `._x.jpg` among them), and HEIC
     with a note, unless there is nothing else. A damaged or empty image is an error, never skipped.
 
-    If `path` has a `cameras.json` (format: `vggtq.data.cameras_json`), its list of images and its order
-    count, and poses, intrinsics and depth become ground truth; an image that is missing or has another size
-    is an error.
-    A cameras.json of another program is ignored with a note.
+    cameras: a file or folder that `vggtq.data.cameras.read` knows, auto (the first that `path` has), or null for none. Its
+    list of images counts; poses, intrinsics and depth become ground truth; an image that is missing or has another size is an
+    error. A cameras.json of another program is ignored with a note.
+    convention: of the poses, where the file does not keep to its format's; intrinsics: fx, fy, cx, cy in pixels, where the
+    file has none; check_cameras: whether they are held against the photographs first (`vggtq.data.cameras.check`).
     """
 
     name: str = "images"
     path: str = ""
-    image_size: int = 518
-    mode: str = "crop"
-    patch_size: int = 14
-    max_images: int | None = None
-    start: int = 0
-    stride: int = 1
+    cameras: str | None = "auto"
+    convention: str | None = None
+    intrinsics: list[float] | None = None
+    check_cameras: bool = True
 
     def __post_init__(self) -> None:
-        if not self.path:
-            raise ConfigError("dataset.path is empty: name the folder with your images, dataset.path=DIR")
-        check_options(self.mode, self.image_size, self.patch_size)
-        check_selection(self.start, self.stride, self.max_images)
+        _check_path(self.path)
+        super().__post_init__()
+        if self.convention is not None:
+            check_choice("dataset.convention", self.convention, CONVENTIONS)
+        if self.intrinsics is not None and (len(self.intrinsics) != 4 or min(self.intrinsics[:2]) <= 0):
+            raise ConfigError(
+                f"dataset.intrinsics={self.intrinsics}: give [fx,fy,cx,cy] in pixels, focal lengths above 0"
+            )
 
     def scenes(self) -> Iterator[Scene]:
         """Yields the one scene. Raises DataError for a path, image or camera file that cannot be used."""
@@ -66,20 +66,17 @@ class ImageFolder:
         root, listed, chosen = self._chosen(notes)
         for note in notes:
             log.info(note)
-        if listed is not None:
-            _check_present([path for path, _ in chosen], root)
-        images, transforms, files, more = preprocess(
-            [path for path, _ in chosen], self.mode, self.image_size, self.patch_size
-        )
-        files = [_relative(file, path, root) for file, (path, _) in zip(files, chosen, strict=True)]
-        truth = GroundTruth()
-        if listed is not None:
-            cameras = [camera for _, camera in chosen if camera is not None]
-            truth = _ground_truth(cameras, listed.metric, files, transforms, root, images.shape[-2:], notes)
         place = root.resolve()
-        yield Scene(
-            place.stem if root.is_file() else place.name, images, tuple(files), truth, (*notes, *more)
-        )
+        name = place.stem if root.is_file() else place.name
+        if listed is not None:
+            taken = dataclasses.replace(
+                listed, cameras=[camera for _, camera in chosen if camera is not None]
+            )
+            yield posed_scene(name, root, taken, self, self.check_cameras, notes)
+            return
+        images, _, files, more = self.preprocessed([path for path, _ in chosen])
+        described = (relative(file, path, root) for file, (path, _) in zip(files, chosen, strict=True))
+        yield Scene(name, images, tuple(described), notes=(*notes, *more))
 
     def root(self) -> Path:
         """The folder, or the single image. Raises DataError where there is none."""
@@ -92,33 +89,58 @@ class ImageFolder:
         """All images in order: those that `scenes` takes, and the others."""
         root = self.root()
         notes: list[str] = []
-        paths = [path for path, _ in _listed(root, _cameras_of(root, notes), notes)]
-        taken = select(paths, self.start, self.stride, self.max_images, self.path)
+        paths = [path for path, _ in _listed(root, self._cameras(root, notes), notes)]
+        taken = self.select(paths, self.path)
         return taken, [path for path in paths if path not in set(taken)]
 
     def calibration(self, count: int, frames: int, seed: int) -> "ImageSequences":
         """Its images that are not evaluated, as sequences."""
-        from vggtq.data.sequences import ImageSequences
-
-        size: dict[str, Any] = {
-            "image_size": self.image_size,
-            "mode": self.mode,
-            "patch_size": self.patch_size,
-        }
-        return ImageSequences(self.name, self.path, count, frames, seed, without=self, **size)
+        return ImageSequences(self.name, self.path, count, frames, seed, without=self, **self.of_images)
 
     def inputs(self) -> list[Path]:
         """The images, and where there are cameras their file and the depth maps."""
-        root, listed, chosen = self._chosen([])
-        depths = [root / camera.depth for _, camera in chosen if camera is not None and camera.depth]
-        return [path for path, _ in chosen] + ([root / "cameras.json", *depths] if listed else [])
+        _, listed, chosen = self._chosen([])
+        depths = [camera.depth for _, camera in chosen if camera is not None and camera.depth]
+        return [path for path, _ in chosen] + ([*listed.files, *depths] if listed else [])
 
     def _chosen(self, notes: list[str]) -> tuple[Path, CameraList | None, list[tuple[Path, Camera | None]]]:
         """The folder, its list of cameras, and the selected images, each with its camera."""
         root = self.root()
-        listed = _cameras_of(root, notes)
+        listed = self._cameras(root, notes)
         found = _listed(root, listed, notes)
-        return root, listed, select(found, self.start, self.stride, self.max_images, self.path)
+        return root, listed, self.select(found, self.path)
+
+    def _cameras(self, root: Path, notes: list[str]) -> CameraList | None:
+        """All cameras, as the options say that they are to be understood."""
+        if self.cameras is None or (self.cameras == "auto" and root.is_file()):
+            return None
+        path = find_cameras(root) if self.cameras == "auto" else Path(self.cameras).expanduser()
+        listed = None if path is None else read_cameras(path)
+        if path is None or listed is None:
+            if self.cameras != "auto":
+                raise DataError(
+                    f"dataset.cameras={self.cameras} has no list of images in a format that is read"
+                )
+            if path is not None:
+                notes.append(f"{path.name} has no list of images in the documented format and was ignored")
+            return None
+        if listed.named:
+            listed = located(listed, find_images(root, []))
+        if self.intrinsics is not None:
+            lens = pinhole(self.intrinsics)
+            given = [c if c.lens else dataclasses.replace(c, lens=lens) for c in listed.cameras]
+            listed = dataclasses.replace(listed, cameras=given)
+        if path.name != "cameras.json":
+            notes.append(
+                f"cameras read from {path.relative_to(root) if path.is_relative_to(root) else path.name}"
+            )
+        notes += listed.notes
+        return dataclasses.replace(listed, convention=self.convention or listed.convention)
+
+
+def _check_path(path: str) -> None:
+    if not path:
+        raise ConfigError("dataset.path is empty: name the folder with your images, dataset.path=DIR")
 
 
 def find_images(root: Path, notes: list[str]) -> list[Path]:
@@ -149,6 +171,10 @@ def _report(images: list[Path], found: list[Path], where: str, notes: list[str])
         notes.append(f"{count(len(images), 'image')} found in {where}")
     if heic := _with_suffix(found, HEIC_SUFFIXES):
         notes.append(f"{count(len(heic), 'HEIC file')} skipped; convert to JPEG to use them")
+    if others := _with_suffix(found, OTHER_SUFFIXES):
+        notes.append(
+            f"{count(len(others), 'image')} of another format skipped, first {others[0].name}; convert to JPEG or PNG"
+        )
     return images
 
 
@@ -178,65 +204,52 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
             yield item
 
 
-def _cameras_of(root: Path, notes: list[str]) -> CameraList | None:
-    path = root / "cameras.json"
-    if root.is_file() or not path.is_file():
-        return None
-    listed = read_cameras_json(path)
-    if listed is None:
-        notes.append("cameras.json has no list of images in the documented format and was ignored")
-    return listed
-
-
 def _listed(root: Path, listed: CameraList | None, notes: list[str]) -> list[tuple[Path, Camera | None]]:
     if listed is not None:
-        return [(root / camera.image, camera) for camera in listed.cameras]
+        return [(camera.image, camera) for camera in listed.cameras]
     paths = [root] if root.is_file() else find_images(root, notes)
     return [(path, None) for path in paths]
 
 
-def _check_present(paths: list[Path], root: Path) -> None:
-    missing = [p for p in paths if not p.is_file()]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise DataError(
-            f"{root / 'cameras.json'}: {len(missing)} of {count(len(paths), 'listed image')} {verb} not there, "
-            f"first {missing[0]}"
-        )
+@dataclass
+class ImageSequences(ImageOptions):
+    """`count` sequences of the images in `path`, fewer where there are not so many.
 
+    without: an ImageFolder whose images are left out.
+    """
 
-def _relative(file: ImageFile, path: Path, root: Path) -> ImageFile:
-    inside = path != root and path.is_relative_to(root)
-    return dataclasses.replace(file, path=path.relative_to(root).as_posix() if inside else path.name)
+    name: str = "images"
+    path: str = ""
+    count: int = 16
+    frames: int = 4
+    seed: int = 0
+    without: Any = None
 
+    def __post_init__(self) -> None:
+        _check_path(self.path)
+        super().__post_init__()
 
-def _ground_truth(
-    cameras: list[Camera],
-    metric: bool,
-    files: list[ImageFile],
-    transforms: list[FrameTransform],
-    root: Path,
-    size: tuple[int, ...],
-    notes: list[str],
-) -> GroundTruth:
-    for camera, file in zip(cameras, files, strict=True):
-        if (camera.width, camera.height) != (file.width, file.height):
+    def inputs(self) -> list[Path]:
+        """The images of all sequences."""
+        return [path for window in self._windows() for path in window]
+
+    def scenes(self) -> Iterator[Scene]:
+        """Yields sequences in the order of the seed. Raises DataError where no image is left."""
+        for window in self._windows():
+            images, _, files, notes = self.preprocessed(window)
+            yield Scene(_span(window), images, tuple(files), notes=tuple(notes))
+
+    def _windows(self) -> list[Sequence[Path]]:
+        everything = ImageFolder(self.name, self.path, **self.of_images)
+        evaluated: ImageFolder | None = self.without
+        paths = everything.split()[0] if evaluated is None else evaluated.split()[1]
+        if not paths:
             raise DataError(
-                f"{root / camera.image} is {file.width}x{file.height}, "
-                f"cameras.json says {camera.width}x{camera.height}"
+                f"calibration=dataset: every image of {self.path} is evaluated, so that none is left to calibrate on; set "
+                f"dataset.max_images, or use calibration=images calibration.dataset.path=DIR"
             )
-    depth = None
-    if any(camera.depth for camera in cameras) and not metric:
-        notes.append("depth in millimetres was ignored: the scale of the poses is not metric")
-    elif any(camera.depth for camera in cameras):
-        depth = np.full((len(cameras), *size), np.nan, dtype=np.float32)
-        for i, (camera, transform) in enumerate(zip(cameras, transforms, strict=True)):
-            if (source := camera.read_depth(root)) is not None:
-                depth[i] = transform.depth(source)
-    intrinsics = [t.intrinsics(c.intrinsics) for t, c in zip(transforms, cameras, strict=True)]
-    return GroundTruth(
-        extrinsics=torch.from_numpy(np.stack([camera.extrinsics for camera in cameras])),
-        intrinsics=torch.stack([torch.as_tensor(K, dtype=torch.float64) for K in intrinsics]),
-        depth=None if depth is None else torch.from_numpy(depth),
-        metric=metric,
-    )
+        return drawn(cut(paths, self.frames), self.count, self.seed)
+
+
+def _span(paths: Sequence[Path]) -> str:
+    return paths[0].name if len(paths) == 1 else f"{paths[0].name} to {paths[-1].name}"

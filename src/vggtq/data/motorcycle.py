@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from vggtq.data.preprocess import check_options, preprocess
+from vggtq.data.preprocess import ImageOptions
 from vggtq.data.scene import GroundTruth, Scene
 
 FOCAL_PX = 994.978
@@ -28,16 +27,10 @@ CENTRE_PX = (311.193, 254.877)
 
 
 @dataclass
-class Motorcycle:
+class Motorcycle(ImageOptions):
     """Frame 0 is the left view and the world frame; depth exists for the left view only. Units are metres."""
 
     name: str = "motorcycle"
-    image_size: int = 518
-    mode: str = "crop"
-    patch_size: int = 14
-
-    def __post_init__(self) -> None:
-        check_options(self.mode, self.image_size, self.patch_size)
 
     def scenes(self) -> Iterator[Scene]:
         """Yields the one scene, S = 2. Needs no network: the files are part of the scikit-image wheel."""
@@ -47,17 +40,12 @@ class Motorcycle:
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder, f"motorcycle_{side}.png") for side in ("left", "right")]
             for path, pixels in zip(paths, (left, right), strict=True):
-                Image.fromarray(pixels).save(path, compress_level=1)
-            images, transforms, files, notes = preprocess(paths, self.mode, self.image_size, self.patch_size)
+                Image.fromarray(pixels).save(path, compress_level=0)
+            images, transforms, files, notes = self.preprocessed(paths)
         depth = np.full((2, *images.shape[-2:]), np.nan, dtype=np.float32)
         depth[0] = transforms[0].depth(depth_from_disparity(disparity))
         intrinsics = [t.intrinsics(K) for t, K in zip(transforms, intrinsic_matrices(), strict=True)]
-        truth = GroundTruth(
-            extrinsics=torch.from_numpy(extrinsic_matrices()),
-            intrinsics=torch.stack([torch.as_tensor(K, dtype=torch.float64) for K in intrinsics]),
-            depth=torch.from_numpy(depth),
-            metric=True,
-        )
+        truth = GroundTruth.of(list(extrinsic_matrices()), intrinsics, depth, metric=True)
         # Pillow versions encode PNG differently, the pixels never change
         hashed = tuple(
             dataclasses.replace(file, path=path.name, sha256=hashlib.sha256(pixels.tobytes()).hexdigest())

@@ -1,41 +1,28 @@
-"""Image files to network input, bit for bit as VGGT (Wang et al. 2025) prepares them, and what that does to pixels.
+"""Image files to network input, bit for bit as each network's own preprocessing does it, and what that does to pixels.
 
-Each image is resized so that one side is `size` and both are multiples of the patch, then cropped or padded with
-white. EXIF orientation is ignored and 16-bit grey is clipped at 255, with a note. Left out: square centring on black.
+A mode says which part of an image is resized to which size, multiples of the patch (`fit`); frames of different sizes are
+padded with white. EXIF orientation is ignored and 16-bit grey is clipped at 255, with a note. Left out: square centring on
+black.
 """
 
 import hashlib
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from vggtq.data.decode import decode
+from vggtq.data.fit import MODES, Fit, ImageInputError, fit
 from vggtq.data.scene import ImageFile
 from vggtq.errors import ConfigError, DataError
 
-FORMATS = ("JPEG", "PNG")  # JPEG stands for MPO too, which phones write as .jpg
-HEIC_SUFFIXES = (".heic", ".heif")
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-EXIF_ORIENTATION = 0x0112
-
-
-class ImageInputError(DataError, ValueError):
-    """Images that can be read but not be given to the network."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An image as the network sees it, and what was lost on the way."""
-
-    pixels: Image.Image  # 8-bit RGB
-    clipped: bool  # 16-bit grey with values above 255
-    turned: bool  # an EXIF orientation other than upright
+ENLARGED = 16  # times as many pixels, beyond which people should know
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,10 @@ class FrameTransform:
     height: int
     source_width: int
     source_height: int
+    shown_width: int | None = (
+        None  # of the part that shows the image, in the middle; None: as far as that reaches
+    )
+    shown_height: int | None = None
 
     def intrinsics(self, intrinsics: np.ndarray) -> np.ndarray:
         """K (3, 3) of the source image to that of the preprocessed frame, float64."""
@@ -74,14 +65,42 @@ class FrameTransform:
         rows = np.floor((np.arange(self.height) + 0.5 - self.offset_y) / self.scale_y).astype(int)
         cols = np.floor((np.arange(self.width) + 0.5 - self.offset_x) / self.scale_x).astype(int)
         inside = _within(rows, self.source_height)[:, None] & _within(cols, self.source_width)
+        inside &= _middle(self.height, self.shown_height)[:, None] & _middle(self.width, self.shown_width)
         rows, cols = rows.clip(0, self.source_height - 1), cols.clip(0, self.source_width - 1)
         return np.where(inside, depth[np.ix_(rows, cols)], np.nan).astype(np.float32)
 
 
+Change = Callable[[Image.Image], Image.Image]
+Preprocessed = tuple[Tensor, list[FrameTransform], list[ImageFile], list[str]]
+
+
+@dataclass(kw_only=True)
+class ImageOptions:
+    """What data sets of image files share: how an image becomes network input."""
+
+    image_size: int = 518
+    mode: str = "crop"
+    patch_size: int = 14
+
+    def __post_init__(self) -> None:
+        check_options(self.mode, self.image_size, self.patch_size)
+
+    def preprocessed(self, paths: Sequence[Path], changes: Sequence[Change | None] = ()) -> Preprocessed:
+        """`preprocess` with these options."""
+        return preprocess(paths, self.mode, self.image_size, self.patch_size, changes)
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """These options, for another data set of the same images."""
+        return {f.name: getattr(self, f.name) for f in fields(ImageOptions)}
+
+
 def check_options(mode: str, size: int, patch: int) -> None:
     """Raises ConfigError for options that cannot work, before an image is read."""
-    if mode not in ("crop", "pad"):
-        raise ConfigError(f"dataset.mode={mode}: Mode must be either 'crop' or 'pad'")
+    if mode not in MODES:
+        raise ConfigError(
+            f"dataset.mode={mode}: Mode must be either 'crop' or 'pad', or another network's: {', '.join(MODES[2:])}"
+        )
     if patch < 1:
         raise ConfigError(f"dataset.patch_size={patch}: must be 1 or more; VGGT's is 14")
     if size < patch or size % patch:
@@ -92,37 +111,40 @@ def check_options(mode: str, size: int, patch: int) -> None:
         )
 
 
-def preprocess_images(
-    paths: Sequence[str | Path], mode: str = "crop", size: int = 518, patch: int = 14
-) -> Tensor:
-    """(S, 3, H, W) float32 RGB in [0, 1]. crop keeps the width, pad makes every frame size × size."""
-    return preprocess(paths, mode, size, patch)[0]
-
-
 def preprocess(
-    paths: Sequence[str | Path], mode: str = "crop", size: int = 518, patch: int = 14
-) -> tuple[Tensor, list[FrameTransform], list[ImageFile], list[str]]:
+    paths: Sequence[str | Path],
+    mode: str = "crop",
+    size: int = 518,
+    patch: int = 14,
+    changes: Sequence[Change | None] = (),
+) -> Preprocessed:
     """Images (S, 3, H, W) float32 RGB in [0, 1], one transform and one file entry per image, and notes.
 
-    Images of different sizes, which only crop can produce, are padded with white to the largest. Notes tell of
-    that, of clipped 16-bit grey and of ignored EXIF orientations.
+    crop keeps the width, pad makes every frame size × size. area takes the size from the first image, as many pixels as a
+    square of `size` has; balanced does so for each image by itself and max_size makes the longer side `size`, both after
+    cutting what is more than twice as long as wide. Images of different sizes are padded with white to the largest. changes:
+    what is done to each image first, e.g. undistortion. Notes tell of what is padded, cut off or enlarged, of clipped 16-bit
+    grey and of ignored EXIF orientations.
     """
     if not paths:
         raise ImageInputError("At least 1 image is required")
     check_options(mode, size, patch)
     frames, transforms, files = [], [], []
     clipped, turned = [], []
-    for path in map(Path, paths):
-        decoded = decode(path)
+    first: tuple[int, int] | None = None
+    for path, change in zip_longest(map(Path, paths), changes):
+        decoded = decode(path, over_white=mode != "area")
         clipped += [path.name] * decoded.clipped
         turned += [path.name] * decoded.turned
-        frame, transform = _prepare(decoded.pixels, path, mode, size, patch)
+        pixels = change(decoded.pixels) if change else decoded.pixels
+        first = first or pixels.size
+        frame, transform = _prepare(pixels, path, mode, size, patch, first)
         frames.append(frame)
         transforms.append(transform)
         files.append(_describe(path, transform))
     sizes = sorted({(t.width, t.height) for t in transforms})
     width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
-    notes = _losses(clipped, turned)
+    notes = [*_losses(clipped, turned), *_reshaped([Path(path).name for path in paths], transforms, mode)]
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h}" for w, h in sizes)
         notes.append(f"images differ in size ({listed}); padded with white to {width}x{height}")
@@ -131,106 +153,83 @@ def preprocess(
     return images, transforms, files, notes
 
 
-def decode(path: Path) -> Decoded:
-    """JPEG or PNG to 8-bit RGB, with RGBA over white; every other mode loses its alpha. Raises DataError."""
-    try:
-        with _no_warnings(), Image.open(path, formats=FORMATS) as image:
-            return Decoded(_rgb(image), _is_clipped(image), _is_turned(image))
-    except UnidentifiedImageError as error:
-        raise DataError(_unidentified(path)) from error
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image; check the path") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too many pixels to decode safely; downscale it first") from error
-    # Pillow reports damage inside a known format with any of these.
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be decoded ({reason}); copy or export it again") from error
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Pillow warns of damaged metadata and of many pixels, neither of which changes anything here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode != "RGBA":
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _is_clipped(image: Image.Image) -> bool:
-    return image.mode.startswith("I") and image.getextrema()[1] > 255  # type: ignore[operator]
-
-
-def _is_turned(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(EXIF_ORIENTATION) in range(2, 9)
-    except Exception:  # damaged metadata, for which Pillow has no common error, does not harm the pixels
-        return False
-
-
 def _losses(clipped: Sequence[str], turned: Sequence[str]) -> list[str]:
-    """Notes on what VGGT's own preprocessing ignores and people do not expect."""
+    """Notes on what the networks' own preprocessings ignore and people do not expect."""
     notes = []
     if clipped:
         notes.append(
-            f"{_who(clipped, 'has', 'have')} 16-bit grey values, which are clipped at 255 as in VGGT's own "
+            f"{_who(clipped, 'has', 'have')} 16-bit grey values, which are clipped at 255 as in the network's own "
             f"preprocessing; convert {'it' if len(clipped) == 1 else 'them'} to 8 bits"
         )
     if turned:
         notes.append(
-            f"{_who(turned, 'has', 'have')} an EXIF orientation, which is ignored as in VGGT's own preprocessing; "
+            f"{_who(turned, 'has', 'have')} an EXIF orientation, which is ignored as in the network's own preprocessing; "
             f"rotate {'it' if len(turned) == 1 else 'them'} first (exiftran -ai, or ImageMagick's -auto-orient)"
         )
     return notes
+
+
+def _reshaped(names: Sequence[str], transforms: Sequence[FrameTransform], mode: str) -> list[str]:
+    """Notes on images of which much is cut away, and on those that are mostly made up."""
+    both = list(zip(names, transforms, strict=True))
+    cut = {n: 1 - _shown(t) for n, t in both if min(t.offset_x, t.offset_y) < 0}
+    tiny = [n for n, t in both if t.scale_x * t.scale_y > ENLARGED]
+    notes = []
+    if cut:
+        share = f"{'' if len(cut) == 1 else 'up to '}{100 * max(cut.values()):.0f} %"
+        notes.append(
+            f"{_who(list(cut), 'is', 'are')} taller than wide: top and bottom are cut off, {share} of it; mode=pad keeps them"
+            if mode == "crop"
+            else f"{_who(list(cut), 'is', 'are')} more than twice as long as wide: both ends are cut off, {share} of it"
+        )
+    if tiny:
+        notes.append(f"{_who(tiny, 'is', 'are')} enlarged to more than {ENLARGED} times as many pixels")
+    return notes
+
+
+def _shown(t: FrameTransform) -> float:
+    """The part of the image that its frame shows, 0 to 1."""
+    return min(1, t.width / (t.source_width * t.scale_x)) * min(1, t.height / (t.source_height * t.scale_y))
 
 
 def _who(names: Sequence[str], one: str, many: str) -> str:
     return f"{names[0]} {one}" if len(names) == 1 else f"{len(names)} images {many}"
 
 
-def frame_transform(
-    width: int, height: int, mode: str = "crop", size: int = 518, patch: int = 14
-) -> tuple[int, int, FrameTransform]:
-    """Width and height of the preprocessed frame of a width × height image, and how its pixels get there."""
-    check_options(mode, size, patch)
-    new_w, new_h = resized_size(width, height, mode, size, patch)
-    if new_w == 0 or new_h == 0:
-        raise ImageInputError(
-            f"height and width must be > 0: an image of {width}x{height} becomes {new_w}x{new_h}; "
-            "its aspect ratio is too extreme, crop it first"
+def frame_transform(fitted: Fit, width: int, height: int) -> FrameTransform:
+    """Where the pixels of an image of width × height go."""
+    scale = [new / old for new, old in zip(fitted.resized, fitted.part, strict=True)]
+    offsets = [
+        -((whole - part) // 2) * s + float(_half(kept - new))
+        for whole, part, s, new, kept in zip(
+            (width, height), fitted.part, scale, fitted.resized, fitted.kept, strict=True
         )
-    final_w, final_h = (size, size) if mode == "pad" else (new_w, min(new_h, size))
-    transform = FrameTransform(new_w / width, new_h / height, 0.0, 0.0, new_w, new_h, width, height)
-    if new_h > final_h:
-        transform = replace(transform, offset_y=-float((new_h - final_h) // 2), height=final_h)
-    return final_w, final_h, _padded(transform, final_w, final_h)
+    ]
+    shown = (min(new, kept) for new, kept in zip(fitted.resized, fitted.kept, strict=True))
+    return FrameTransform(scale[0], scale[1], offsets[0], offsets[1], *fitted.kept, width, height, *shown)
 
 
-def resized_size(width: int, height: int, mode: str, size: int, patch: int) -> tuple[int, int]:
-    """Width and height before cropping or padding. Rounds half to even, as the published preprocessing does."""
-    if mode == "pad" and width < height:
-        return round(width * (size / height) / patch) * patch, size
-    return size, round(height * (size / width) / patch) * patch
+def _half(pixels: int) -> int:
+    """Rounded to zero: the odd pixel of a margin or of a cut goes right and below."""
+    return pixels // 2 if pixels >= 0 else -(-pixels // 2)
 
 
 def _prepare(
-    image: Image.Image, path: Path, mode: str, size: int, patch: int
+    image: Image.Image, path: Path, mode: str, size: int, patch: int, first: tuple[int, int]
 ) -> tuple[Tensor, FrameTransform]:
-    """The resized, cropped but not yet padded frame (3, h, w) in [0, 1]."""
+    """The resized, cropped but not yet padded frame (3, h, w) in [0, 1], and where it will lie."""
     try:
-        _, _, transform = frame_transform(image.width, image.height, mode, size, patch)
+        fitted = fit(image.width, image.height, mode, size, patch, first)
     except ImageInputError as error:
         raise ImageInputError(f"{path}: {error}") from error
-    new_size = resized_size(image.width, image.height, mode, size, patch)
-    resized = np.array(image.resize(new_size, Image.Resampling.BICUBIC))
-    top = max(0, -int(transform.offset_y))
-    return torch.from_numpy(resized[top : top + transform.height]).permute(2, 0, 1).float() / 255, transform
+    transform = frame_transform(fitted, image.width, image.height)
+    if fitted.part != image.size:
+        left, top = ((whole - part) // 2 for whole, part in zip(image.size, fitted.part, strict=True))
+        image = image.crop((left, top, left + fitted.part[0], top + fitted.part[1]))
+    resized = np.array(image.resize(fitted.resized, fitted.resampling))
+    top = max(0, (fitted.resized[1] - fitted.kept[1]) // 2)
+    frame = torch.from_numpy(resized[top : top + fitted.kept[1]]).permute(2, 0, 1).float() / 255
+    return frame, transform
 
 
 def _padded(transform: FrameTransform, width: int, height: int) -> FrameTransform:
@@ -249,9 +248,15 @@ def _place(frame: Tensor, transform: FrameTransform) -> Tensor:
     if (width, height) == (transform.width, transform.height):
         return frame
     canvas = frame.new_ones(3, transform.height, transform.width)
-    left, top = max(0, int(transform.offset_x)), max(0, int(transform.offset_y))
+    left, top = (transform.width - width) // 2, (transform.height - height) // 2
     canvas[:, top : top + height, left : left + width] = frame
     return canvas
+
+
+def _middle(size: int, shown: int | None) -> np.ndarray:
+    """Which of `size` pixels in a row are among the `shown` in the middle; the odd one of the others lies behind them."""
+    start = 0 if shown is None else (size - shown) // 2
+    return _within(np.arange(size) - start, size if shown is None else shown)
 
 
 def _within(indices: np.ndarray, size: int) -> np.ndarray:
@@ -262,23 +267,3 @@ def _describe(path: Path, transform: FrameTransform) -> ImageFile:
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return ImageFile(path.name, sha256, transform.source_width, transform.source_height)
-
-
-def _unidentified(path: Path) -> str:
-    if path.stat().st_size == 0:
-        return f"{path}: the file is empty; copy or download it again"
-    if real := _real_format(path):
-        return f"{path}: a {real} image, which is not read whatever its name; convert it to JPEG or PNG"
-    return f"{path}: not an image, or a damaged one; copy or export it again as JPEG or PNG"
-
-
-def _real_format(path: Path) -> str | None:
-    with path.open("rb") as stream:
-        head = stream.read(12)
-    if path.suffix.lower() in HEIC_SUFFIXES or (head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS):
-        return "HEIC"
-    try:
-        with _no_warnings(), Image.open(path) as image:
-            return image.format
-    except Exception:  # only a name for the message is wanted, and a damaged file may fail anywhere
-        return None

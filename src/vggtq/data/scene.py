@@ -4,13 +4,17 @@ Conventions, everywhere in vggtq: OpenCV axes (x right, y down, z forward); extr
 pixel centres lie at integers (COLMAP's +0.5 is removed on reading); depth is z along the optical axis.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,32 @@ class GroundTruth:
     depth: Tensor | None = None
     metric: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        extrinsics: Sequence[Array],
+        intrinsics: Sequence[Array] | None,
+        depth: Array | None,
+        metric: bool,
+    ) -> "GroundTruth":
+        """From arrays: (3, 4) and (3, 3) of each frame, depth (S, H, W)."""
+        poses, K = (
+            None if m is None else torch.from_numpy(np.stack(m)).double() for m in (extrinsics, intrinsics)
+        )
+        return cls(poses, K, None if depth is None else torch.from_numpy(depth), metric)
+
+
+@dataclass(frozen=True)
+class CameraCheck:
+    """How far given cameras are from the photographs (`vggtq.data.cameras.check`)."""
+
+    convention: str | None = None  # in which they were read
+    median_px: float | None = None  # of the distances between matched points and epipolar lines
+    longer_side: int | None = None  # of the images that were matched, pixels
+    matches: int = 0
+    pairs: int = 0
+    skipped: str | None = None  # why they were not checked
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -48,6 +78,7 @@ class Scene:
     files: tuple[ImageFile, ...] = ()
     truth: GroundTruth = field(default_factory=GroundTruth)
     notes: tuple[str, ...] = ()  # what the loader decided and the record must say (frames skipped, padded, …)
+    cameras: CameraCheck | None = None  # None without cameras, or where they are exact by construction
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.float32:

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vggtq.errors import ConfigError, did_you_mean
-
-ALIGNMENTS = ("median", "lstsq", "none")
-DELTA = 1.25
+from vggtq.errors import check_choice
+from vggtq.metrics.metric import ALIGNMENTS, HIGHER, Metric
+from vggtq.metrics.table import metrics
 
 
 def depth_scale(predicted: np.ndarray, truth: np.ndarray, alignment: str) -> float:
@@ -33,43 +32,18 @@ def depth_scale(predicted: np.ndarray, truth: np.ndarray, alignment: str) -> flo
     return float(predicted @ truth / (predicted @ predicted))
 
 
-def abs_rel(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The mean of |p − g| / g; 0 is perfect."""
-    return float(np.mean(np.abs(predicted - truth) / truth))
-
-
-def delta_accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The fraction of pixels where max(p/g, g/p) < 1.25; p ≤ 0, NaN and inf fail."""
-    # Without a division: g/p < 1.25 and p/g < 1.25, true only for positive finite p.
-    return float(np.mean((truth < DELTA * predicted) & (predicted < DELTA * truth)))
-
-
-def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """√ mean (p − g)², in the units of the ground truth."""
-    return float(np.sqrt(np.mean(np.square(predicted - truth))))
-
-
-def check_alignment(alignment: str) -> None:
-    """Raises ConfigError unless the alignment is one of ALIGNMENTS."""
-    if alignment not in ALIGNMENTS:
-        hint = did_you_mean(str(alignment), ALIGNMENTS)
-        raise ConfigError(
-            f"depth alignment {alignment!r} is unknown; choose from {', '.join(ALIGNMENTS)}{hint}"
-        )
-
-
 def depth_metrics(
     predicted: Tensor, truth: Tensor, alignment: str = "median"
 ) -> dict[str, float | int | str]:
     """Depth errors of one scene in float64.
 
     predicted: (S, H, W), any scale. truth: (S, H, W), scene units; NaN, inf and values ≤ 0 are invalid.
-    Returns abs_rel, delta_1_25, rmse (scene units), scale, valid_pixels, non_finite_pixels (valid ones whose
-    prediction is NaN or inf), alignment. Without a valid pixel the metrics and the scale are NaN. The scale
+    Returns the metrics of scope `depth`, scale, valid_pixels, non_finite_pixels (valid ones whose prediction is
+    NaN or inf), alignment. Without a valid pixel the metrics and the scale are NaN. The scale
     comes from the positive finite predictions; where there are none to align it is NaN and both errors are
     inf. Raises ConfigError for an unknown alignment.
     """
-    check_alignment(alignment)
+    check_choice("depth_alignment", alignment, ALIGNMENTS)
     if predicted.shape != truth.shape or predicted.ndim != 3:
         raise ValueError(f"depths must be (S, H, W): got {tuple(predicted.shape)} and {tuple(truth.shape)}")
     valid = truth.isfinite() & (truth > 0)
@@ -79,12 +53,22 @@ def depth_metrics(
     usable = finite & (p > 0)
     scale = depth_scale(p[usable], g[usable], alignment)
     scaled = p * scale
-    nan, failed = float("nan"), not (finite.all() and np.isfinite(scale))
+    failed = not (finite.all() and np.isfinite(scale))
+
+    def score(metric: Metric) -> float:
+        assert metric.function is not None
+        if not g.size:
+            return float("nan")
+        if (
+            failed and metric.direction != HIGHER
+        ):  # an error; shares of good pixels count the bad ones by themselves
+            return metric.worst
+        value = metric.function(scaled, g)
+        return metric.worst if failed and np.isnan(value) else float(value)
+
     return {
-        "abs_rel": nan if not g.size else float("inf") if failed else abs_rel(scaled, g),
-        "delta_1_25": delta_accuracy(scaled, g) if g.size else nan,
-        "rmse": nan if not g.size else float("inf") if failed else rmse(scaled, g),
-        "scale": scale if g.size else nan,
+        **{metric.key: score(metric) for metric in metrics("depth")},
+        "scale": scale if g.size else float("nan"),
         "valid_pixels": int(g.size),
         "non_finite_pixels": int((~finite).sum()),
         "alignment": alignment,

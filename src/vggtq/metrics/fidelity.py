@@ -13,69 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from vggtq.geometry import decode_pose
 from vggtq.metrics.pose import direction_angle_deg, relative_poses, rotation_angle_deg
-
-MAPS = frozenset({"depth", "depth_conf", "world_points", "world_points_conf"})  # (S, H, W) or (S, H, W, C)
-SSIM_WINDOW = 7  # pixels; scikit-image's default
-GRADES = ("excellent", "good", "acceptable", "poor")
-
-# The limits of the first three grades, inclusive. KL is what grades the cross entropy: a cross entropy alone
-# measures mostly the reference's own entropy (ln of the number of pixels for a flat map); only the excess
-# over it is the quantization's. By Pinsker's inequality the total variation is at most √(KL/2), so within
-# these limits, in nats, at most 2.2 %, 7.1 % and 22 % of the softmax's probability mass have moved.
-LIMITS: dict[str, tuple[float, float, float]] = {
-    "mae": (0.001, 0.01, 0.1),
-    "psnr": (40.0, 30.0, 20.0),
-    "cosine": (0.99, 0.95, 0.90),
-    "ssim": (0.98, 0.95, 0.90),
-    "kl": (0.001, 0.01, 0.1),
-    "relative_error": (0.01, 0.05, 0.10),
-}
-_HIGHER_IS_BETTER = frozenset({"psnr", "cosine", "ssim"})
-
-
-def grade(metric: str, value: float | None) -> str | None:
-    """The grade of one value; None for metrics without limits and for None. NaN is poor."""
-    if metric not in LIMITS or value is None:
-        return None
-    for name, limit in zip(GRADES, LIMITS[metric], strict=False):
-        if value >= limit if metric in _HIGHER_IS_BETTER else value <= limit:
-            return name
-    return GRADES[-1]
-
-
-def psnr(mse: float, peak: float) -> float:
-    """10·log₁₀(peak² / mse) in dB, peak = range of the reference; +inf without error, NaN without range.
-
-    A range rather than max|x|: the latter grows with any offset that is added to the data.
-    """
-    if mse == 0:
-        return math.inf
-    return 20 * math.log10(peak) - 10 * math.log10(mse) if peak > 0 else math.nan
-
-
-def ssim_of_frame(quantized: Tensor, reference: Tensor) -> float | None:
-    """Windowed SSIM of one map (H, W, C) in float64 (Wang et al. 2004, as scikit-image computes it).
-
-    The data range is that of the reference frame. None where the frame is smaller than the window; 1 for
-    equal maps, constant ones included; NaN for values that are not finite and where only the reference is
-    constant.
-    """
-    if min(reference.shape[:2]) < SSIM_WINDOW:
-        return None
-    if torch.equal(quantized, reference):
-        return 1.0
-    data_range = (reference.max() - reference.min()).item()
-    if not quantized.isfinite().all() or not 0 < data_range < math.inf:
-        return math.nan
-    score = structural_similarity(
-        quantized.numpy(), reference.numpy(), win_size=SSIM_WINDOW, data_range=data_range, channel_axis=-1
-    )
-    return float(score)
+from vggtq.metrics.table import metrics
+from vggtq.network.outputs import MAPS, extrinsics_of
 
 
 def softmax_divergence(quantized: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,10 +71,10 @@ def _largest(a: float, b: float) -> float:
 
 
 @dataclass
-class _OutputFidelity:
+class OutputSums:
     """The running sums of one output. `add` takes one frame at a time."""
 
-    is_map: bool
+    name: str
     identical: bool = True
     non_finite: int = 0
     reference_non_finite: int = 0
@@ -143,7 +85,7 @@ class _OutputFidelity:
     reference_square: float = 0.0
     reference_min: float = math.inf
     reference_max: float = -math.inf
-    ssim: _Mean = field(default_factory=_Mean)
+    frames: dict[str, _Mean] = field(default_factory=dict)  # of the metrics of single frames
     entropy: _Mean = field(default_factory=_Mean)
     kl: _Mean = field(default_factory=_Mean)
 
@@ -161,23 +103,27 @@ class _OutputFidelity:
         if r.numel():
             self.reference_min = min(self.reference_min, r.min().item())
             self.reference_max = max(self.reference_max, r.max().item())
-        if self.is_map:
-            q, r = (x.reshape(*x.shape[:2], -1) for x in (q, r))  # (H, W, C)
-            if (score := ssim_of_frame(q, r)) is not None:
-                self.ssim.add(torch.tensor([score], dtype=torch.float64))
+        is_map = self.name in MAPS
+        q, r = (x.reshape(*x.shape[:2], -1) if is_map else x for x in (q, r))  # (H, W, C)
+        for metric in metrics("frame"):
+            if metric.measures(self.name) and metric.function:
+                mean, score = self.frames.setdefault(metric.key, _Mean()), metric.function(q, r)
+                if score is not None:
+                    mean.add(torch.tensor([score], dtype=torch.float64))
+        if is_map:
             q, r = (x.flatten(0, 1).mT for x in (q, r))  # (C, H·W)
         entropy, kl = softmax_divergence(q, r)
         self.entropy.add(entropy)
         self.kl.add(kl)
 
-    def _cosine(self) -> float:
+    def cosine(self) -> float:
         """⟨q, r⟩ / (‖q‖·‖r‖) over everything; 1 without any error, NaN where a norm is zero."""
         if self.error.total == 0:
             return 1.0
         norms = math.sqrt(self.quantized_square) * math.sqrt(self.reference_square)
         return max(-1.0, min(1.0, self.dot / norms)) if norms else math.nan
 
-    def _relative_error(self) -> float:
+    def relative_error(self) -> float:
         """‖q − r‖₂ / ‖r‖₂ over everything; 0 without any error, NaN where the reference is zero."""
         if self.error.total == 0:
             return 0.0
@@ -185,60 +131,49 @@ class _OutputFidelity:
             math.sqrt(self.squared_error.total / self.reference_square) if self.reference_square else math.nan
         )
 
+    def range(self) -> float:
+        """Of the reference over everything seen."""
+        return self.reference_max - self.reference_min
+
     def result(self) -> dict[str, float | int | bool | None]:
-        mse, entropy, kl = self.squared_error.mean, self.entropy.mean, self.kl.mean
-        scores: dict[str, float | None] = {
-            "mae": self.error.mean,
-            "mse": mse,
-            "rmse": math.sqrt(mse),
-            "max_abs_error": self.error.max,
-            "psnr": psnr(mse, self.reference_max - self.reference_min),
-            "cosine": self._cosine(),
-            "relative_error": self._relative_error(),
-            "ssim": self.ssim.mean,
-            "cross_entropy": entropy + kl,
-            "kl": kl,
-        }
-        if not self.error.count or self.non_finite or self.reference_non_finite:
-            scores = dict.fromkeys(scores, math.nan)
-        if not self.ssim.count:
-            scores["ssim"] = None
-        return {
-            **scores,
-            "reference_entropy": entropy,
-            "non_finite": self.non_finite,
-            "identical": self.identical,
-        }
+        broken = not self.error.count or self.non_finite or self.reference_non_finite
+        scores: dict[str, float | None] = {}
+        for metric in metrics("output"):
+            if metric.measures(self.name) and metric.function:
+                # The entropy is the reference's own, whatever the quantized output holds.
+                scores[metric.key] = math.nan if broken and metric.direction else metric.function(self)
+        for key, mean in self.frames.items():
+            scores[key] = None if not mean.count else math.nan if broken else mean.mean
+        return {**scores, "non_finite": self.non_finite, "identical": self.identical}
 
 
 @dataclass
-class _PoseFidelity:
+class CameraSums:
     """Angles between the cameras of the quantized and the reference model, in degrees and float64."""
 
     rotation: _Mean = field(default_factory=_Mean)
     translation: _Mean = field(default_factory=_Mean)
     fov: _Mean = field(default_factory=_Mean)
 
-    def add(self, quantized: Tensor, reference: Tensor) -> None:
-        """All pose encodings (S, 9) of one scene."""
-        q, r = quantized.detach().cpu().double(), reference.detach().cpu().double()
-        # Neither rotation nor translation depends on the size of the image.
-        pose_q, pose_r = (decode_pose(x, (1, 1))[0] for x in (q, r))
+    def add(self, quantized: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
+        """The outputs of one scene; without cameras nothing is added."""
+        pose_q, pose_r = extrinsics_of(quantized), extrinsics_of(reference)
+        if pose_q is None or pose_r is None:
+            return
+        pose_q, pose_r = pose_q.detach().cpu(), pose_r.detach().cpu()
         self.rotation.add(rotation_angle_deg(pose_q[:, :, :3].mT @ pose_r[:, :, :3]))
         (_, moved_q), (_, moved_r) = relative_poses(pose_q), relative_poses(pose_r)
         # Two frames from one place have no direction that could be kept or lost, so such pairs are left out.
         has_baseline = ~(moved_r == 0).all(-1)
         self.translation.add(direction_angle_deg(moved_q[has_baseline], moved_r[has_baseline]))
-        self.fov.add(torch.rad2deg(q[:, 7:9] - r[:, 7:9]).abs())
+        if "pose_enc" in reference:
+            q, r = (outputs["pose_enc"].detach().cpu().double() for outputs in (quantized, reference))
+            self.fov.add(torch.rad2deg(q[:, 7:9] - r[:, 7:9]).abs())
 
     def result(self) -> dict[str, float]:
-        return {
-            "rotation_deg_mean": self.rotation.mean,
-            "rotation_deg_max": self.rotation.max,
-            "translation_deg_mean": self.translation.mean,
-            "translation_deg_max": self.translation.max,
-            "fov_deg_mean": self.fov.mean,
-        }
+        """Of what there is: a network without a field of view has no error of it."""
+        found = {metric.key: metric.function(self) for metric in metrics("cameras") if metric.function}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 class Fidelity:
@@ -246,8 +181,8 @@ class Fidelity:
 
     def __init__(self) -> None:
         self.scenes: list[dict[str, float]] = []  # per update, the mean squared error of every output
-        self._outputs: dict[str, _OutputFidelity] = {}
-        self._pose = _PoseFidelity()
+        self._outputs: dict[str, OutputSums] = {}
+        self._pose = CameraSums()
 
     def update(self, outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
         """Adds one scene (or some of its frames: then pairs of frames in different calls are not compared).
@@ -261,6 +196,7 @@ class Fidelity:
             got = outputs[name]
             if got.shape != expected.shape:
                 raise ValueError(f"{name}: output {tuple(got.shape)}, reference {tuple(expected.shape)}")
+        self._pose.add({k: v.to(reference[k].device) for k, v in outputs.items()}, reference)
         self.scenes.append(
             {name: self._add(name, outputs[name], expected) for name, expected in reference.items()}
         )
@@ -268,30 +204,27 @@ class Fidelity:
     def _add(self, name: str, quantized: Tensor, reference: Tensor) -> float:
         """Enters one output of one scene; returns its mean squared error."""
         quantized = quantized.to(reference.device)
-        sums = self._outputs.setdefault(name, _OutputFidelity(is_map=name in MAPS))
+        sums = self._outputs.setdefault(name, OutputSums(name))
         sums.identical = sums.identical and same_bits(quantized, reference)
         if name == "pose_enc":
-            self._pose.add(quantized, reference)
             quantized = align_quaternions(quantized, reference)
         for q, r in zip(quantized, reference, strict=True):
             sums.add(q, r)
         return (quantized.double() - reference.double()).square().mean().item()
 
     def result(self) -> dict[str, dict[str, float | int | bool | None]]:
-        """The scores so far, per output, and under "pose" the camera angles where there is a `pose_enc`.
+        """The scores so far, per output, and under "pose" the camera angles where there are cameras.
 
-        Per output: mae, mse, rmse, max_abs_error (in its units), psnr (dB; peak = range of the reference over
-        everything seen), cosine, relative_error = ‖q − r‖₂/‖r‖₂, ssim (mean over frames), cross_entropy,
-        reference_entropy and kl = cross_entropy − reference_entropy (nats; softmax over the pixels of a frame
-        per channel, over the last axis for what is no map; mean over all), non_finite (values of the
-        quantized output; NaN errors with 0 of them come from a reference that is not finite), identical
-        (bitwise).
+        Per output the metrics of scopes `output` and `frame` (psnr: peak = range of the reference over everything
+        seen; entropies: nats, softmax over the pixels of a frame per channel, over the last axis for what is no map,
+        mean over all), non_finite (values of the quantized output; NaN errors with 0 of them come from a reference
+        that is not finite), identical (bitwise).
 
         Under "pose", degrees: rotation_deg_mean/_max over frames, translation_deg_mean/_max between the
         directions of E_i·E_j⁻¹ over the pairs i < j of each scene, sign included (NaN without a pair that has
-        a baseline), fov_deg_mean over both fields of view.
+        a baseline), fov_deg_mean over both fields of view, where the network predicts them.
         """
         results = {name: sums.result() for name, sums in self._outputs.items()}
-        if "pose_enc" in results:
+        if self._pose.rotation.count:
             results["pose"] = {**self._pose.result()}
         return results

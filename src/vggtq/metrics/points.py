@@ -6,7 +6,9 @@ point-to-point ICP (Besl and McKay 1992); accuracy = distance from each predicte
 variant would choose the pixels that it is judged by.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,14 @@ from torch import Tensor
 
 from vggtq.data.scene import GroundTruth
 from vggtq.geometry import unproject_depth
+from vggtq.metrics.table import metrics
 
 CONFIDENT_SHARE = 0.8  # of a scene's pixels, the most confident ones of the FP32 model
 MAX_POINTS = 20_000  # of a scene, on a regular grid; nearest neighbours of more change the third digit only
 ICP_THRESHOLD = 0.1  # scene units
 ICP_ROUNDS = 20
 MIN_POINTS = 10
+_NO_RANGE = 1e-12  # scene units: a point in the camera itself has no relative error that is finite
 
 Array = NDArray[np.float64]
 
@@ -32,6 +36,22 @@ class Cloud:
 
     points: Array
     normals: Array
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances between aligned and true points, scene units, and |cos| of their normals with those of the nearest, float64.
+
+    relative_errors, range_errors (N,): of corresponding points before ICP, over the scene's scale, and over the true point's
+    distance from the first camera; the others: to the nearest point, for each predicted (to_truth) and each true point
+    (to_predicted); cosines: for both, NaN where a normal is unknown.
+    """
+
+    to_truth: Array
+    to_predicted: Array
+    cosines: Array
+    relative_errors: Array
+    range_errors: Array
 
 
 def true_points(truth: GroundTruth) -> Tensor | None:
@@ -47,65 +67,53 @@ def confident(confidence: Tensor) -> Tensor:
     return confidence.double() >= ordered[int((1 - CONFIDENT_SHARE) * len(ordered))]
 
 
+def first_camera(truth: GroundTruth) -> Array:
+    """The centre (3,) of the first camera in world coordinates, float64; the extrinsics have to be known."""
+    assert truth.extrinsics is not None
+    extrinsics = truth.extrinsics[0].double()
+    return (-extrinsics[:3, :3].mT @ extrinsics[:3, 3]).cpu().numpy()
+
+
 def point_metrics(
-    predicted: Tensor, truth: Tensor, mask: Tensor, icp: bool = False
-) -> dict[str, float | int | bool]:
+    predicted: Tensor, truth: Tensor, mask: Tensor, icp: bool = False, camera: Array | None = None
+) -> dict[str, Any]:
     """Errors in scene units, and relative to the scene's scale (mean distance of the true points from their centre).
 
-    predicted, truth: (S, H, W, 3), truth NaN where unknown; mask: (S, H, W) bool. Returns accuracy, completeness (mean and
-    _median), overall (mean of the two means), normal_consistency (mean |cos| with the nearest true normal, both ways),
-    relative_error_median (median error of corresponding points over the scale), points, icp. Undefined with fewer than
-    MIN_POINTS valid pixels: NaN. A prediction that is not finite there, or collapses to a point, scores infinite errors.
+    predicted, truth: (S, H, W, 3), truth NaN where unknown; mask: (S, H, W) bool. camera: centre of the first camera among the
+    true points, by default the origin. Returns the metrics of scope `points`, points, icp. Undefined with fewer than MIN_POINTS
+    valid pixels: NaN. A prediction that is not finite there, or collapses to a point, scores infinite errors.
     """
     valid = mask & truth.isfinite().all(-1)
     count = int(valid.sum())
+    about = {"points": count, "icp": icp}
+    undefined: dict[str, Any] = {metric.key: math.nan for metric in metrics("points")} | about
+    failed = {metric.key: metric.worst for metric in metrics("points")} | about
     if count < MIN_POINTS:
-        return _constant(float("nan"), count, icp)
+        return undefined
     if not predicted[valid].isfinite().all():
-        return _constant(float("inf"), count, icp)
+        return failed
     chosen = _thinned(valid.cpu().numpy())
     source = _cloud(predicted.double().cpu().numpy(), chosen)
     target = _cloud(truth.double().cpu().numpy(), chosen)
     aligned = _align(source, target)
     if aligned is None:
-        return _constant(float("inf"), count, icp)
+        return failed
     scale = float(np.linalg.norm(target.points - target.points.mean(0), axis=1).mean())
-    error = float(np.median(np.linalg.norm(aligned.points - target.points, axis=1))) / scale
-    if icp:
-        aligned = _icp(aligned, target)
-    return _scores(aligned, target) | {"relative_error_median": error, "points": count, "icp": icp}
+    errors = np.linalg.norm(aligned.points - target.points, axis=1)
+    ranges = np.linalg.norm(target.points - (np.zeros(3) if camera is None else camera), axis=1)
+    relative = (errors / scale, errors / np.maximum(ranges, _NO_RANGE))
+    distances = _distances(_icp(aligned, target) if icp else aligned, target, *relative)
+    scores = {metric.key: metric.function(distances) for metric in metrics("points") if metric.function}
+    return scores | about
 
 
-def _scores(predicted: Cloud, truth: Cloud) -> dict[str, float | int | bool]:
+def _distances(predicted: Cloud, truth: Cloud, relative_errors: Array, range_errors: Array) -> Distances:
     to_truth, nearest_true = cKDTree(truth.points).query(predicted.points)
     to_predicted, nearest_predicted = cKDTree(predicted.points).query(truth.points)
-    cosines = [
-        *np.abs((predicted.normals * truth.normals[nearest_true]).sum(1)),
-        *np.abs((truth.normals * predicted.normals[nearest_predicted]).sum(1)),
-    ]
-    known = np.isfinite(cosines)
-    return {
-        "accuracy": float(to_truth.mean()),
-        "accuracy_median": float(np.median(to_truth)),
-        "completeness": float(to_predicted.mean()),
-        "completeness_median": float(np.median(to_predicted)),
-        "overall": float((to_truth.mean() + to_predicted.mean()) / 2),
-        "normal_consistency": float(np.mean(np.asarray(cosines)[known])) if known.any() else float("nan"),
-    }
-
-
-def _constant(value: float, count: int, icp: bool) -> dict[str, float | int | bool]:
-    names = (
-        "accuracy",
-        "accuracy_median",
-        "completeness",
-        "completeness_median",
-        "overall",
-        "relative_error_median",
-    )
-    # A failed prediction has no normals to agree with: 0, the worst value, so that it cannot drop out of a mean.
-    consistency = 0.0 if value == float("inf") else value
-    return dict.fromkeys(names, value) | {"normal_consistency": consistency, "points": count, "icp": icp}
+    forth = np.abs((predicted.normals * truth.normals[nearest_true]).sum(1))
+    back = np.abs((truth.normals * predicted.normals[nearest_predicted]).sum(1))
+    cosines = np.concatenate([forth, back])
+    return Distances(to_truth, to_predicted, cosines, relative_errors, range_errors)
 
 
 def _thinned(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:

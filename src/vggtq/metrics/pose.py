@@ -7,12 +7,12 @@ by direction alone, so it is free of scale as well.
 Everything is float64: in float32 the poses of identical inputs differ by up to 0.056°.
 """
 
-import numpy as np
+from typing import Any
+
 import torch
 from torch import Tensor
 
-ACCURACY_DEG = (5, 15, 30)  # thresholds of RRA and RTA
-AUC_DEG = (3, 10, 30)
+from vggtq.metrics.table import metrics
 
 # A camera that only turns leaves a rounding residue of about 1e-16 · |t| as its relative translation.
 _NO_BASELINE = 1e-12
@@ -70,33 +70,14 @@ def relative_pose_errors(predicted: Tensor, truth: Tensor) -> tuple[Tensor, Tens
     return rotation_deg, torch.minimum(angle, 180 - angle)
 
 
-def accuracy_below(errors_deg: np.ndarray, threshold_deg: float) -> float:
-    """The fraction of errors below the threshold, 0 to 1. NaN errors are failures; without errors, NaN."""
-    return float(np.mean(errors_deg < threshold_deg)) if errors_deg.size else float("nan")
-
-
-def area_under_curve(errors_deg: np.ndarray, max_deg: int) -> float:
-    """AUC@T: the mean of the cumulated histogram of the errors over bins of 1°, 0 to 1, as VGGT computes it.
-
-    The last bin includes T itself. NaN errors lie above every bin; without errors the AUC is NaN.
-    """
-    if not errors_deg.size:
-        return float("nan")
-    counts, _ = np.histogram(np.nan_to_num(errors_deg, nan=np.inf), bins=np.arange(max_deg + 1))
-    return float(np.mean(np.cumsum(counts / errors_deg.size)))
-
-
-def pose_metrics(rotation_deg: Tensor, translation_deg: Tensor) -> dict[str, float | int]:
+def pose_metrics(rotation_deg: Tensor, translation_deg: Tensor) -> dict[str, Any]:
     """RRA@k, RTA@k and AUC@T as fractions, from the errors (P,) of `relative_pose_errors`.
 
     The AUC is over the larger of the two errors of a pair. `pairs` counts all of them, failed ones too; with
     one frame there are none and every metric is NaN.
     """
     rotation, translation = rotation_deg.cpu().double().numpy(), translation_deg.cpu().double().numpy()
-    worse = np.maximum(rotation, translation)
-    return {
-        **{f"rra_{k}": accuracy_below(rotation, k) for k in ACCURACY_DEG},
-        **{f"rta_{k}": accuracy_below(translation, k) for k in ACCURACY_DEG},
-        **{f"auc_{k}": area_under_curve(worse, k) for k in AUC_DEG},
-        "pairs": len(rotation),
+    scores = {
+        metric.key: metric.function(rotation, translation) for metric in metrics("pose") if metric.function
     }
+    return {**scores, "pairs": len(rotation)}

@@ -1,28 +1,38 @@
 """From a model's YAML to a network with weights, and what can be asked of it.
 
-`VGGTModel` is the adapter of VGGT; another network needs a dataclass with the methods of
-`ModelConfig` and a YAML that names it.
+Each network has an adapter, a dataclass that its YAML names: `VGGTModel`, `Pi3Model`, `Pi3XModel`, `OmegaModel`. What they
+share is `CheckpointModel`; a network from outside needs a dataclass with the methods of `ModelConfig`.
 """
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vggtq.errors import ConfigError
-from vggtq.models.checkpoint import WeightsInfo, WeightStream, load_weights_, random_weights_
-from vggtq.models.vggt import build
-from vggtq.models.weight_files import files_of
-from vggtq.models.weight_source import cached, is_local, locate
+from vggtq.models.checkpoints.files import files_of
+from vggtq.models.checkpoints.fingerprint import WeightsInfo, fingerprint
+from vggtq.models.checkpoints.licences import OMEGA_LICENCE, PI3_LICENCE
+from vggtq.models.checkpoints.load import WeightStream, load_weights_
+from vggtq.models.checkpoints.source import cached, is_local, locate
+from vggtq.models.network import Network
+from vggtq.models.omega.config import OmegaConfig
+from vggtq.models.omega.network import Omega
+from vggtq.models.pi3.config import Pi3Config, Pi3XConfig
+from vggtq.models.pi3.network import Pi3
+from vggtq.models.pi3.pi3x import OPTIONAL_PARTS, Pi3X
+from vggtq.models.vggt.config import VGGTConfig, parse
+from vggtq.models.vggt.initialize import initialize_
+from vggtq.models.vggt.network import VGGT
+from vggtq.network.declared import common_outputs
+from vggtq.network.heads import heads_of, set_heads_
 
 log = logging.getLogger(__name__)
-
-OUTPUTS = ("pose_enc", "depth", "depth_conf", "world_points", "world_points_conf")
 
 
 @dataclass
@@ -31,32 +41,20 @@ class LoadedModel:
 
     module: nn.Module
     weights: WeightsInfo
-    autocast_part: str = "aggregator"  # the submodule that runs under autocast; VGGT's heads do not
 
     def predict(self, images: Tensor, module: nn.Module | None = None) -> dict[str, Tensor]:
-        """images: (S, 3, H, W) in [0, 1]. Returns the outputs of OUTPUTS without batch axis, float32 on the CPU.
-
-        `module` stands in for the network: its quantized twin.
+        """images: (S, 3, H, W) in [0, 1]. Returns those outputs of `network.outputs` that the network gives, without batch
+        axis, float32 on the CPU. `module` stands in for the network: its quantized twin.
         """
         network = module or self.module
         device = next(iter(network.parameters())).device
         with torch.inference_mode():
-            outputs = network(images.to(device))
-        return {key: outputs[key][0].to("cpu", torch.float32) for key in OUTPUTS if key in outputs}
+            outputs = common_outputs(network, network(images.to(device)))
+        return {key: value[0].to("cpu", torch.float32) for key, value in outputs.items()}
 
     def bfloat16_twin(self) -> nn.Module:
-        """The network to time under bfloat16 autocast: what autocast would convert in every call is converted once.
-
-        Autocast caches converted weights only while they require gradients, so that without this a BF16 reference would pay
-        for converting its weights again and again. Modules in `autocast_part` only; the heads run in float32.
-        """
-        twin = share_parameters(self.module)
-        part = twin.get_submodule(self.autocast_part)
-        for module in part.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                for name, parameter in module.named_parameters(recurse=False):
-                    setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
-        return twin
+        """The network to time under bfloat16 autocast; what it runs in float32 stays as it is."""
+        return bfloat16_twin(self.module)
 
 
 class ModelConfig(Protocol):
@@ -89,32 +87,15 @@ class ModelConfig(Protocol):
         ...
 
 
-class Stream(Protocol):
-    """The float32 tensors of a network by name."""
-
-    def get(self, name: str) -> Tensor:
-        """One tensor; asked for once."""
-        ...
-
-    def info(self, fingerprint: str) -> WeightsInfo:
-        """Where they come from."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        ...
-
-
 class MemoryStream:
-    """The tensors of a network that is in memory; each is released when it has been read."""
+    """The float32 tensors of a network that is in memory, by name; each is released when it has been read."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._tensors = loaded.module.state_dict()
         self._weights = loaded.weights
 
     def get(self, name: str) -> Tensor:
-        tensor: Tensor = self._tensors.pop(name)
-        return tensor
+        return self._tensors.pop(name)
 
     def info(self, fingerprint: str) -> WeightsInfo:
         return replace(self._weights, fingerprint=fingerprint)
@@ -123,27 +104,41 @@ class MemoryStream:
         self._tensors.clear()
 
 
-@dataclass
-class VGGTModel:
-    """VGGT of any size. source: a Hugging Face repository, a checkpoint file or folder, or null for seeded random weights.
+Stream = WeightStream | MemoryStream
 
-    `architecture` has the sections aggregator, patch_embed, camera_head, dpt, track_head; what it leaves out is VGGT-1B's.
+
+@dataclass
+class CheckpointModel:
+    """A network of any size. source: a Hugging Face repository, a checkpoint file or folder, or null for seeded random weights.
+
+    `architecture` has the sections of the network's configuration; what it leaves out is that of the published weights.
+    image_size, mode and patch_size say how images are prepared for it (`vggtq.data.preprocess`).
     """
 
-    name: str = "vggt_1b"
+    name: str = ""
     source: str | None = None
     revision: str | None = None
     image_size: int = 518
     seed: int = 0  # of random weights
-    track_head: bool = False
     domain: str | None = None  # the data set that the weights were trained on, where they know no other
     architecture: dict[str, Any] = field(default_factory=dict)
+    mode: str = "crop"
+    patch_size: int = 14
+
+    family: ClassVar[str]
+    network: ClassVar[type[Network]]
+    sections: ClassVar[type[Any]]
+    published: ClassVar[str]  # what `source` is for the published weights
+    license: ClassVar[str | None] = (
+        None  # of all weights of this network; None where that depends on the source
+    )
 
     def __post_init__(self) -> None:
-        if self.image_size < 14 or self.image_size % 14:
-            near = sorted({max(14, self.image_size // 14 * 14), max(14, (self.image_size // 14 + 1) * 14)})
+        p = self.patch_size
+        if self.image_size < p or self.image_size % p:
+            near = sorted({max(p, self.image_size // p * p), max(p, (self.image_size // p + 1) * p)})
             raise ConfigError(
-                f"model.image_size={self.image_size} is not a positive multiple of the patch size 14; "
+                f"model.image_size={self.image_size} is not a positive multiple of the patch size {p}; "
                 f"try {' or '.join(map(str, near))}"
             )
         if self.source == "":
@@ -151,59 +146,166 @@ class VGGTModel:
                 "model.source is empty: name a repository, a file or a folder, or use null for random weights"
             )
 
-    def skeleton(self) -> nn.Module:
+    def config(self) -> Any:
+        """The network's own configuration. Raises ConfigError."""
+        return parse(self.sections, self.architecture)
+
+    def ignored(self) -> Sequence[str]:
+        """Name patterns of stored tensors that the network may lack."""
+        return ()
+
+    def skeleton(self) -> Network:
         with torch.device("meta"):
-            heads = {"track": self.track_head} | self.architecture.get("heads", {})
-            return build(self.architecture | {"heads": heads})
+            network = self.network(self.config()).eval()
+        if network.patch_size != self.patch_size:
+            raise ConfigError(
+                f"model.patch_size={self.patch_size}: the network's is {network.patch_size}; use that for images, too"
+            )
+        return network
 
     def check(self) -> None:
         if self.source is not None and is_local(self.source):
             locate(self.source, self.revision)
 
     def load(self, device: torch.device) -> LoadedModel:
-        model: Any = self.skeleton()
+        model = self.skeleton()
         if self.source is None:
             weights = random_weights_(model, self.seed, lively=True)
             log.warning(
-                "weights: random (seed %d): fidelity to FP32 is real, reconstruction is not", self.seed
+                "weights: random (seed %d): fidelity to FP32 is real, reconstruction is not%s",
+                self.seed,
+                "" if self.architecture else f"; the published ones: model.source={self.published}",
             )
         else:
-            weights = load_weights_(model, self.source, self.revision, ignore=self._ignored())
+            weights = load_weights_(
+                model, self.source, self.revision, ignore=self.ignored(), license=self.license
+            )
         return LoadedModel(model.eval().requires_grad_(False).to(device), weights)
 
     def stream(self, skeleton: nn.Module) -> Stream:
         if self.source is None:
             return MemoryStream(self.load(torch.device("cpu")))
-        return WeightStream(skeleton, self.source, self.revision, ignore=self._ignored())
+        return WeightStream(skeleton, self.source, self.revision, ignore=self.ignored(), license=self.license)
 
     def inputs(self) -> list[Path]:
         return files_of(cached(self.source, self.revision).path) if self.source else []
 
     def identity(self) -> dict[str, Any]:
-        network: Any = self.skeleton()
-        return {
-            "family": "vggt",
-            "name": self.name,
-            "image_size": self.image_size,
-            "domain": self.domain,
-            "architecture": asdict(network.config),
-        }
-
-    def _ignored(self) -> list[str]:
-        return [] if self.track_head else ["track_head.*"]
+        own = {name: getattr(self, name) for name in ("name", "image_size", "domain")}
+        return {"family": self.family, **own, "architecture": asdict(self.config())}
 
 
-def model_of(identity: Mapping[str, Any]) -> VGGTModel:
+@dataclass
+class VGGTModel(CheckpointModel):
+    """VGGT (Wang et al. 2025): sections aggregator, patch_embed, camera_head, dpt, track_head."""
+
+    name: str = "vggt_1b"
+    track_head: bool = False
+
+    family = "vggt"
+    network = VGGT
+    sections = VGGTConfig
+    published = "facebook/VGGT-1B"
+
+    def ignored(self) -> Sequence[str]:
+        return () if self.track_head else ("track_head.*",)
+
+    def config(self) -> VGGTConfig:
+        heads = {"track": self.track_head} | self.architecture.get("heads", {})
+        return parse(VGGTConfig, self.architecture | {"heads": heads})
+
+
+@dataclass
+class Pi3Model(CheckpointModel):
+    """Pi3 (Wang et al. 2025, arXiv 2507.13347): sections encoder, decoder, heads."""
+
+    name: str = "pi3"
+    image_size: int = 504
+    mode: str = "area"
+
+    family = "pi3"
+    network: ClassVar[type[Network]] = Pi3
+    sections: ClassVar[type[Any]] = Pi3Config
+    published = "yyfz233/Pi3"
+    license = PI3_LICENCE
+
+
+@dataclass
+class Pi3XModel(Pi3Model):
+    """Pi3X, by the authors of Pi3: sections encoder, decoder, heads, conv_head, metric."""
+
+    name: str = "pi3x"
+
+    family = "pi3x"
+    network = Pi3X
+    sections = Pi3XConfig
+    published = "yyfz233/Pi3X"
+
+    def ignored(self) -> Sequence[str]:
+        return OPTIONAL_PARTS
+
+
+@dataclass
+class OmegaModel(CheckpointModel):
+    """VGGT-Ω (arXiv 2605.15195): sections aggregator, patch_embed, camera_head, dense_head, text_alignment_head."""
+
+    name: str = "vggt_omega"
+    image_size: int = 512
+    mode: str = "balanced"
+    patch_size: int = 16
+
+    family = "vggt_omega"
+    network = Omega
+    sections = OmegaConfig
+    published = "facebook/VGGT-Omega:vggt_omega_1b_512.pt"
+    license = OMEGA_LICENCE
+
+    def ignored(self) -> Sequence[str]:
+        return ("text_alignment_head.*",)
+
+
+ADAPTERS: dict[str, type[CheckpointModel]] = {
+    cls.family: cls for cls in (VGGTModel, Pi3Model, Pi3XModel, OmegaModel)
+}
+
+
+def model_of(identity: Mapping[str, Any]) -> CheckpointModel:
     """The configuration of the network that an `identity` describes. Raises ConfigError."""
-    if identity.get("family") != "vggt":
-        raise ConfigError(f"network family {identity.get('family')!r} is not known here; it has vggt")
-    architecture = dict(identity["architecture"])
-    track = bool(architecture["heads"]["track"])
-    names = ("name", "image_size", "domain")
-    return VGGTModel(**{key: identity[key] for key in names}, track_head=track, architecture=architecture)
+    family = identity.get("family")
+    if family not in ADAPTERS:
+        raise ConfigError(f"network family {family!r} is not known here; it has {', '.join(ADAPTERS)}")
+    values = {name: identity[name] for name in ("name", "image_size", "domain")}
+    return ADAPTERS[family](**values, architecture=dict(identity["architecture"]))
 
 
 def share_parameters(model: nn.Module) -> nn.Module:
     """A twin of `model` with modules of its own and the same tensors: quantizing it leaves the original whole."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def bfloat16_twin(model: nn.Module, heads: bool = False) -> nn.Module:
+    """A twin that has already what autocast would convert in every call, but for the parts that the network runs in float32.
+
+    heads: dense heads, which networks run in float32, multiply in bfloat16 as well.
+
+    Autocast caches converted weights only while they require gradients, so that without this a BF16 reference would pay for
+    converting its weights again and again.
+    """
+    twin = share_parameters(model)
+    if heads:
+        set_heads_(twin, "bfloat16")
+    exact = set(getattr(twin, "float32_parts", ())) - (set(heads_of(twin)) if heads else set())
+    for path, module in twin.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and path.partition(".")[0] not in exact:
+            for name, parameter in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
+    return twin
+
+
+def random_weights_(model: Network, seed: int, lively: bool = False) -> WeightsInfo:
+    """`initialize_`, described like any other weights."""
+    initialize_(model, seed, lively)
+    return WeightsInfo(
+        f"seed {seed}{', lively' if lively else ''}", "random", fingerprint(model), random=True
+    )

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from vggtq.errors import ConfigError
-from vggtq.models.checkpoint import fingerprint
+from vggtq.models.checkpoints.fingerprint import fingerprint
 from vggtq.models.loading import LoadedModel, MemoryStream, Stream, VGGTModel
-from vggtq.models.vit import Block
+from vggtq.models.vggt.vit import Block
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,29 +11,40 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vggtq.atomic import replacing
-from vggtq.errors import ConfigError, DataError, did_you_mean
-from vggtq.report.collection import Collection, collect
-from vggtq.report.frame import record_row, whole_numbers
-from vggtq.report.groups import Group, group_rows
-from vggtq.report.i18n import LANGUAGES, Translate, translator
-from vggtq.report.index import INDEX_NAME, load_index, write_index
-from vggtq.report.page import page
-from vggtq.report.paper import paper_files
-from vggtq.report.records import read_record
-from vggtq.report.results import Report, write_results
-from vggtq.report.scenes_markdown import multi_scene_files
-from vggtq.report.tables import group_markdown, groups_table, unreadable_markdown
-from vggtq.report.text import group_text, heading, unreadable_text, wrap
-from vggtq.report.titles import flat
+from vggtq.errors import ConfigError, DataError, check_choice, did_you_mean
+from vggtq.files.atomic import replacing
+from vggtq.metrics.table import adopt
+from vggtq.records.reading import read_record
+from vggtq.records.schema import Record
+from vggtq.report.documents.handin import handin_files
+from vggtq.report.documents.networks import networks_markdown
+from vggtq.report.documents.paper import paper_files
+from vggtq.report.documents.results import Report, write_results
+from vggtq.report.documents.scenes_markdown import multi_scene_files
+from vggtq.report.documents.tables import (
+    group_markdown,
+    groups_table,
+    refused_markdown,
+    unreadable_markdown,
+)
+from vggtq.report.documents.text import group_text, heading, unreadable_text, wrap
+from vggtq.report.page.html import page
+from vggtq.report.rows.collection import Collection, collect, prune_refused
+from vggtq.report.rows.groups import group_rows
+from vggtq.report.rows.row import record_row
+from vggtq.report.rows.titles import flat
+from vggtq.report.words.texts import LANGUAGES, Translate, translator
+from vggtq.report.words.wording import cut
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# What a template writes besides the standard files: their contents by name.
-TEMPLATES: dict[str, Callable[[Report, Translate], dict[str, str]]] = {
+
+# What a template writes besides the standard files: their contents by name, or the file to copy.
+TEMPLATES: dict[str, Callable[[Report, Translate], Mapping[str, str | Path]]] = {
     "standard": lambda report, t: {},
     "paper": paper_files,
+    "handin": handin_files,
     "multi_scene": multi_scene_files,
 }
 _CHARTS = "comprehensive_visualizations"
@@ -40,27 +52,36 @@ _log = logging.getLogger("vggtq.report")
 Values = Sequence[Sequence[Any]]  # of all rows, by column
 
 
-def build_report(folders: Sequence[Path], out: Path, lang: str = "en", template: str = "standard") -> Report:
+def build_report(
+    folders: Sequence[Path], out: Path, lang: str = "en", template: str = "standard", prune: str = "none"
+) -> Report:
     """Merge every record below `folders` and write the report into `out`; `template` says what besides the standard files.
 
-    DataError if there is none; ConfigError for a folder that does not exist, an unknown language or template.
+    prune=refused deletes the folders of runs that were refused before they started. DataError if there is nothing to report;
+    ConfigError for a folder that does not exist, an unknown language or template.
     """
     folders, out = [Path(folder) for folder in folders], Path(out)
     _check(folders, lang, template)
     with _told_as_one_line(out):
-        _check_out(out)
-    index = load_index(out / INDEX_NAME)
-    found = collect(folders, skip=out, index=index)
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"report.out={out} is a file; name a folder for the report")
+    found = collect(folders, skip=out)
+    pruned = prune_refused(found) if prune == "refused" else []
+    if pruned:
+        found.refused = []
     if not found.sources:
         raise DataError(nothing_found(folders, found))
-    if index.changed:
-        with _told_as_one_line(out):
-            write_index(index.packed(), out / INDEX_NAME)
     report = make_report(found, folders)
+    if pruned:
+        report.hints.append(translator(lang)("pruned", n=len(pruned)))
     with _told_as_one_line(out):
         write_report(report, out, lang)
         for name, content in TEMPLATES[template](report, translator(lang)).items():
-            _write_text(report, out / name, content)
+            (out / name).parent.mkdir(exist_ok=True)
+            if isinstance(content, Path):
+                _write(report, out / name, partial(shutil.copyfile, content))
+            else:
+                _write_text(report, out / name, content)
     return report
 
 
@@ -76,20 +97,9 @@ def _told_as_one_line(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"report.out={out} is a file; name a folder for the report")
-
-
 def _check(folders: Sequence[Path], lang: str, template: str) -> None:
-    if template not in TEMPLATES:
-        hint = did_you_mean(template, TEMPLATES)
-        raise ConfigError(f"report.template={template} is not one of {', '.join(TEMPLATES)}{hint}")
-    if lang not in LANGUAGES:
-        valid = " or ".join(LANGUAGES)
-        raise ConfigError(
-            f"report.lang={lang} is no language of the report; use {valid}{did_you_mean(lang, LANGUAGES)}"
-        )
+    check_choice("report.template", template, TEMPLATES)
+    check_choice("report.lang", lang, LANGUAGES)
     for folder in folders:
         if not folder.exists():
             beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
@@ -102,30 +112,37 @@ def _check(folders: Sequence[Path], lang: str, template: str) -> None:
 def nothing_found(folders: Sequence[Path], found: Collection) -> str:
     """The one line that says what is missing and which command makes it."""
     where = ", ".join(map(str, folders))
+    if found.refused:
+        source = found.refused[0]
+        more = f" and {len(found.refused) - 1} more" if len(found.refused) > 1 else ""
+        return (
+            f"no run below {where} has started: {source.path} ({cut(source.row['error'] or '?', 160)}){more}; correct the "
+            "command, and vggtq report prune=refused deletes such runs"
+        )
     if found.unreadable:
-        first, *others = found.unreadable
+        broken, *others = found.unreadable
         more = f" and {len(others)} more" if others else ""
-        return f"no readable record below {where}: {first.path} ({first.reason}){more}; make records with: python -m vggtq.run"
-    return f"no result.json below {where}; every run leaves one, make some with: python -m vggtq.run"
+        return f"no readable record below {where}: {broken.path} ({broken.reason}){more}; make records with: vggtq run"
+    return f"no result.json below {where}; every run leaves one, make some with: vggtq run"
 
 
 def make_report(found: Collection, folders: Sequence[Path] = ()) -> Report:
     """Rows, groups and recommendations of the records, nothing written."""
     rows = [source.row for source in found.sources]
     groups = group_rows(rows, [source.settings for source in found.sources])
-    choices = {group.number: group.choices for group in groups if group.number}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Report(groups, choices, found.unreadable, found.superseded, list(folders), now, found.sources)
+    return Report(
+        groups, found.unreadable, found.superseded, list(folders), now, found.sources, found.refused
+    )
 
 
-def summary_of(records: Iterable[Path | Mapping[str, Any]], lang: str = "en") -> "Table":
-    """The terminal table of some records, given as loaded or as the paths of their `result.json`."""
-    loaded = [read_record(record) if isinstance(record, Path) else dict(record) for record in records]
-    return groups_table(_grouped(loaded), lang)
-
-
-def _grouped(records: Sequence[Mapping[str, Any]]) -> list[Group]:
-    return group_rows([record_row(dict(r)) for r in records], [flat(r.get("config")) for r in records])
+def summary_of(records: Iterable[Path | Record], lang: str = "en") -> "Table":
+    """The terminal table of some records, given as read or as the paths of their `result.json`."""
+    loaded = [read_record(record) if isinstance(record, Path) else record for record in records]
+    for record in loaded:
+        adopt(record.metrics or ())
+    groups = group_rows([record_row(r) for r in loaded], [flat(r.config) for r in loaded])
+    return groups_table(groups, lang)
 
 
 def write_report(report: Report, out: Path, lang: str = "en") -> None:
@@ -135,7 +152,7 @@ def write_report(report: Report, out: Path, lang: str = "en") -> None:
     charts = _write_charts(report, out, lang)
     values = [tuple(map(row.get, report.names)) for row in report.rows]
     _write(report, out / "comparison.csv", partial(_write_csv, report.names, values))
-    _write_parquet(report, values, out / "comparison.parquet", t)
+    _write_parquet(report, out / "comparison.parquet", t)
     del values
     _write_text(report, out / "comparison.md", _markdown(report, charts, t))
     _write_text(report, out / "comprehensive_report.txt", _text(report, charts, t))
@@ -150,19 +167,13 @@ def _write_csv(names: Sequence[str], values: Values, path: Path) -> None:
         writer.writerows(values)
 
 
-def _write_parquet(report: Report, values: Values, path: Path, t: Translate) -> None:
+def _write_parquet(report: Report, path: Path, t: Translate) -> None:
     """The table for whoever computes with it, types kept; where pyarrow is missing a line says how to have it."""
     if find_spec("pyarrow") is None:
         path.unlink(missing_ok=True)  # an older report's
         report.hints.append(t("no_parquet"))
         return
-    import pyarrow
-    from pyarrow import parquet
-
-    types = dict.fromkeys(whole_numbers(report.rows), pyarrow.int64())
-    columns = zip(report.names, zip(*values, strict=True), strict=True)
-    table = pyarrow.table({name: pyarrow.array(column, types.get(name)) for name, column in columns})
-    _write(report, path, partial(parquet.write_table, table))
+    _write(report, path, lambda temporary: report.frame.to_parquet(temporary, index=False))
 
 
 def _write(report: Report, path: Path, write: Callable[[Path], Any]) -> None:
@@ -177,8 +188,8 @@ def _write_text(report: Report, path: Path, content: str) -> None:
 
 def _write_charts(report: Report, out: Path, lang: str) -> dict[int, str]:
     """One page per group with something to draw (at least one page); pages of an older report are removed."""
-    from vggtq.report.charts import save_charts
-    from vggtq.report.fonts import find_cjk_font
+    from vggtq.machine.fonts import find_cjk_font
+    from vggtq.report.charts.sheet import save_charts
 
     if lang == "zh" and find_cjk_font() is None:
         report.notes.append(translator(lang)("font_note"))
@@ -198,8 +209,11 @@ def _write_charts(report: Report, out: Path, lang: str) -> dict[int, str]:
 def _markdown(report: Report, charts: Mapping[int, str], t: Translate) -> str:
     parts = [f"# {t('title')}", _head(report, t)]
     for group in report.groups:
-        parts.append(group_markdown(group, report.choices.get(group.number, []), charts.get(group.number), t))
+        parts.append(group_markdown(group, charts.get(group.number), t))
+    parts += networks_markdown(report.networks, t)
     parts.append("\n\n".join(t(name) for name in ("error_note", "speed_note", "truth_note")))
+    if report.refused:
+        parts.append(refused_markdown(report.refused, t))
     if report.unreadable:
         parts.append(unreadable_markdown(report.unreadable, t))
     return "\n\n".join(parts)
@@ -222,7 +236,9 @@ def _text(report: Report, charts: Mapping[int, str], t: Translate) -> str:
     for paragraph in paragraphs:
         lines += wrap(paragraph)
     for group in report.groups:
-        lines += group_text(group, report.choices.get(group.number, []), charts.get(group.number), t)
+        lines += group_text(group, charts.get(group.number), t)
+    if report.refused:
+        lines += ["", t("refused_note", n=len(report.refused))]
     if report.unreadable:
         lines += unreadable_text(report.unreadable, t)
     return "\n".join(lines)

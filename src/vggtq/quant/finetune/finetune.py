@@ -5,23 +5,24 @@ arXiv 1711.05852). Rounding after training is the start, with its transforms, it
 `vggtq.quant.finetune.straight_through` for the gradients. Left out: convolutions, learned transforms and zero points.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn
 
-from vggtq.quant.backends import quantized_linear
-from vggtq.quant.calibration import Calibrate, StatisticsCache
-from vggtq.quant.finetune.checkpoint import Checkpoint
+from vggtq.files.cache import TensorCache
 from vggtq.quant.finetune.layers import LearnedBranch, LearnedLinear, LearnedWeight
-from vggtq.quant.finetune.settings import Finetune
-from vggtq.quant.finetune.trainer import Data, Progress, Trainer
-from vggtq.quant.layers import TransformedLinear
-from vggtq.quant.linear import QuantLinear
-from vggtq.quant.packed import PackedWeight
-from vggtq.quant.quantize import LinearFactory, Quantization, quantize_
-from vggtq.quant.scheme import Activations, Scheme
-from vggtq.quant.size import layer_name
+from vggtq.quant.finetune.trainer import Checkpoint, Data, Progress, Trainer
+from vggtq.quant.kernels.modules import TransformedLinear
+from vggtq.quant.kernels.table import quantized_linear
+from vggtq.quant.numbers.packed import PackedWeight
+from vggtq.quant.scheme.activations import Activations
+from vggtq.quant.scheme.parts import Finetune
+from vggtq.quant.scheme.scheme import Scheme
+from vggtq.quant.walk.described import Quantization, describe_layers
+from vggtq.quant.walk.observe import Calibrate, StatisticsCache
+from vggtq.quant.walk.quantize import quantize_
+from vggtq.quant.walk.replace import LinearFactory, swap_modules_
 
 
 def finetune_(
@@ -43,24 +44,29 @@ def finetune_(
     `on_step(progress)` is called after each step. With a `checkpoint` a training that was stopped goes on. Returns what was
     quantized, and what the training did. Raises QuantizationError.
     """
-    result = quantize_(
-        *(model, replace(scheme, finetune=Finetune()), first_last, on_layer),
+    quantization = quantize_(
+        model,
+        replace(scheme, finetune=Finetune()),
+        first_last=first_last,
+        on_layer=on_layer,
         linear=_Learned().linear,
         calibrate=calibrate,
         cache=cache,
         keep_exact=True,
     )
-    _own_rest_(model)
+    _copy_rest_(model)
     _learn_branches_(model)
-    checkpoint = checkpoint or Checkpoint(None, {})
+    checkpoint = checkpoint or Checkpoint(TensorCache(None), {})
     trainer = Trainer(model, teacher, data, scheme.finetune)
     with checkpoint.locked():
         checkpoint.load_into_(trainer)
         trainer.run(on_step or _silently, lambda: checkpoint.save(trainer))
     trainer.settle()
-    result.notes += checkpoint.notes
-    _exchange_(model, result, linear)
-    return result, trainer.progress
+    quantization.notes += checkpoint.notes
+    _exchange_(model, linear)
+    ratios = {layer.name: layer.special_ratio for layer in quantization.layers}
+    quantization.layers = describe_layers(model, ratios, ratios)
+    return quantization, trainer.progress
 
 
 def _silently(progress: Progress) -> None:
@@ -81,16 +87,16 @@ class _Learned:
         return LearnedLinear(self._weights[packed.identity], bias, activations)
 
 
-def _own_rest_(model: nn.Module) -> None:
+def _copy_rest_(model: nn.Module) -> None:
     """Gives the model its own copies of all parameters that it may share with the float network; tied ones stay tied."""
-    own: dict[int, nn.Parameter] = {}
+    copies: dict[int, nn.Parameter] = {}
     for module in model.modules():
         if isinstance(module, LearnedWeight):
             continue
         for key, parameter in list(module._parameters.items()):
             if parameter is not None:
-                copied = own.setdefault(id(parameter), nn.Parameter(parameter.detach().clone(), False))
-                module._parameters[key] = copied
+                copy = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                module._parameters[key] = copies.setdefault(id(parameter), copy)
 
 
 def _learn_branches_(model: nn.Module) -> None:
@@ -99,48 +105,16 @@ def _learn_branches_(model: nn.Module) -> None:
         for m in model.modules()
         if isinstance(m, TransformedLinear) and m.low_rank is not None
     }
-    _swap_(model, branches)
+    swap_modules_(model, branches)
 
 
-def _swap_(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
-    """Puts new[id(module)] in place of every module that it names."""
-    for parent in list(model.modules()):
-        for key, child in list(parent._modules.items()):
-            if child is not None and id(child) in new:
-                setattr(parent, key, new[id(child)])
-
-
-def _exchange_(model: nn.Module, result: Quantization, linear: LinearFactory) -> None:
+def _exchange_(model: nn.Module, linear: LinearFactory) -> None:
     """Puts layers that predict in place of those that learn, with the codes that were learned."""
-    weights = {id(m): m for m in model.modules() if isinstance(m, LearnedWeight)}
-    packed = {key: weight.pack() for key, weight in weights.items()}
-    layers: dict[str, tuple[PackedWeight, QuantLinear]] = {}
-    new: dict[int, QuantLinear] = {}
-    for name, module in model.named_modules():
+    packed = {id(m): m.pack() for m in model.modules() if isinstance(m, LearnedWeight)}
+    layers: dict[int, nn.Module] = {}
+    for module in model.modules():
         if isinstance(module, LearnedLinear):
             weight = replace(packed[id(module.weight)], input_range=module.learned_range())
-            made = linear(weight, module.bias, module.activations)
-            new[id(module)] = made
-            made.train(module.training)
-            layers[layer_name(model, name)] = (weight, made)
-    _swap_(model, new)
-    _swap_(model, {id(m): m.settled() for m in model.modules() if isinstance(m, LearnedBranch)})
-    _describe_(result, layers)
-
-
-def _describe_(result: Quantization, layers: Mapping[str, tuple[PackedWeight, QuantLinear]]) -> None:
-    for index, entry in enumerate(result.layers):
-        packed, layer = layers[entry.name]
-        scale, branch = packed.transform.scale, packed.low_rank
-        beside = 0 if scale is None else scale.numel() * scale.element_size()
-        beside += 0 if branch is None else branch.stored_bytes
-        result.layers[index] = replace(
-            entry,
-            backend=layer.backend,
-            simulated=layer.simulated,
-            resident_bytes=layer.resident_bytes() + beside,
-            weight_sqnr_db=packed.sqnr_db,
-            notes=packed.notes + layer.notes,
-            rule=layer.rule,
-            input_range=None if layer.input_range is None else layer.input_range.ends,
-        )
+            layers[id(module)] = linear(weight, module.bias, module.activations).train(module.training)
+    swap_modules_(model, layers)
+    swap_modules_(model, {id(m): m.settled() for m in model.modules() if isinstance(m, LearnedBranch)})

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from vggtq.quant.finetune.straight_through import rounded_inputs, rounded_linear, rounded_tokens
-from vggtq.quant.input_range import InputRange
-from vggtq.quant.layers import TransformedLinear
-from vggtq.quant.linear import QuantLinear, unknown_range
-from vggtq.quant.low_rank import LowRank
-from vggtq.quant.packed import PackedWeight, pack_weight
-from vggtq.quant.rounding import group_columns
-from vggtq.quant.scheme import Activations, Weights
+from vggtq.quant.kernels.linear import QuantLinear, unknown_range
+from vggtq.quant.kernels.modules import TransformedLinear
+from vggtq.quant.methods.round import pack_weight
+from vggtq.quant.numbers.basis import LowRank
+from vggtq.quant.numbers.input_range import InputRange
+from vggtq.quant.numbers.packed import PackedWeight
+from vggtq.quant.numbers.rounding import group_columns
+from vggtq.quant.scheme.activations import Activations
 
 REACH = 0.49  # of a step: how far from the middle of its bin a weight may start
 
@@ -90,12 +91,6 @@ class LearnedLinear(QuantLinear):
         self.weight = weight
         static = activations.mode == "static"
         self.log_range = nn.Parameter(torch.zeros(1, 1)) if static else None
-
-    @staticmethod
-    def supports(
-        spec: Weights, activations: Activations, shape: tuple[int, int], device: torch.device
-    ) -> bool:
-        return False  # never the layer to predict with
 
     def weight_tensors(self) -> dict[str, Tensor]:
         return self.weight.pack().tensors

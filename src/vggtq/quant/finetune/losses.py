@@ -1,78 +1,64 @@
-"""How far a network's outputs are from those of another: relative errors, of outputs and of what modules inside return.
+"""How far a network's outputs are from those of another.
 
-The error of an output is ‖q - r‖₂ / ‖r‖₂, and the loss is a weighted mean of such errors: outputs count alike
-whatever their units, and no output is done with because another one's error is larger. The same for the modules that
-`features` names, which gives early layers a shorter way to learn (FitNets, Romero et al. 2015, arXiv 1412.6550).
+The error of an output is ‖q - r‖₂ / ‖r‖₂, and the loss is the mean of these errors: outputs count alike whatever their units,
+and no output is done with because another one's error is larger.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vggtq.errors import QuantizationError, did_you_mean
-from vggtq.quant.finetune.settings import Finetune
+from vggtq.errors import QuantizationError
 
 Outputs = dict[str, Tensor]
 
 
 class Disagreement:
-    """Between the outputs of two networks for the same inputs (B, …)."""
+    """The difference between the outputs of two networks for the same inputs (B, …)."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, settings: Finetune) -> None:
-        self._student, self._teacher, self._settings = student, teacher, settings
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        self._student, self._teacher = student, teacher
         self._device = next(iter(student.parameters())).device
-        self._wanted: list[Outputs] = []  # for the inputs that the error is measured on
+        self._targets: list[Outputs] = []  # for the inputs that the error is measured on
         self._names: list[str] = []
 
     def loss(self, inputs: Tensor) -> Tensor:
-        """A scalar to descend."""
-        settings, inputs = self._settings, inputs.to(self._device)
-        with torch.no_grad(), tapped(self._teacher, settings.features) as wanted_inside:
-            wanted = named_outputs(self._teacher(inputs))
+        """The loss, a scalar with gradients."""
+        inputs = inputs.to(self._device)
+        with torch.no_grad():
+            targets = named_outputs(self._teacher(inputs))
         # In bfloat16 on a GPU alone: with the heads in float32 and the teacher exact, a CPU gains a tenth of a step.
         cuda = self._device.type == "cuda"
-        half = torch.autocast("cuda", torch.bfloat16, enabled=cuda)
-        with tapped(self._student, settings.features) as inside, half:
+        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
             outputs = named_outputs(self._student(inputs))
-        learnable = {name: outputs[name] for name in self._check(outputs)}
-        loss = weighted_mean(relative_errors(learnable, wanted), settings.outputs)
-        if inside:
-            loss = loss + settings.feature_weight * weighted_mean(relative_errors(inside, wanted_inside), {})
-        return loss
+        return mean_error(outputs, targets, learnable(outputs))
 
     def error(self, samples: Sequence[Tensor]) -> float:
-        """The mean over samples, always the same ones, of the outputs' weighted mean error."""
-        if not self._wanted:
+        """The mean over samples, always the same ones, of the outputs' mean error."""
+        if not self._targets:
             with torch.no_grad():
-                self._wanted = [named_outputs(self._teacher(x.to(self._device))) for x in samples]
-            self._names = self._check(named_outputs(self._student(samples[0].to(self._device))))
+                self._targets = [named_outputs(self._teacher(x.to(self._device))) for x in samples]
+            self._names = learnable(named_outputs(self._student(samples[0].to(self._device))))
         with torch.no_grad():
-            errors = [self._error(x, wanted) for x, wanted in zip(samples, self._wanted, strict=True)]
+            errors = [self._error(x, targets) for x, targets in zip(samples, self._targets, strict=True)]
         return sum(errors) / len(errors)
 
-    def _error(self, inputs: Tensor, wanted: Outputs) -> float:
+    def _error(self, inputs: Tensor, targets: Outputs) -> float:
         outputs = named_outputs(self._student(inputs.to(self._device)))
-        errors = relative_errors({name: outputs[name] for name in self._names}, wanted)
-        return float(weighted_mean(errors, self._settings.outputs))
+        return float(mean_error(outputs, targets, self._names))
 
-    def _check(self, outputs: Outputs) -> list[str]:
-        """The outputs that depend on what is learned. Raises QuantizationError where none of them counts."""
-        known = [name for name, value in outputs.items() if value.requires_grad]
-        for name in self._settings.outputs:
-            if name not in known:
-                raise QuantizationError(
-                    f"scheme.finetune.outputs.{name}: the network's outputs that can learn are {', '.join(known)}"
-                    f"{did_you_mean(name, known)}"
-                )
-        if not any(self._settings.outputs.get(name, 1.0) for name in known):
-            raise QuantizationError(
-                "scheme.finetune: no output of the network has a weight; name one in scheme.finetune.outputs"
-            )
-        return known
+
+def learnable(outputs: Outputs) -> list[str]:
+    """The outputs that depend on what is learned. Raises QuantizationError where there is none."""
+    names = [name for name, value in outputs.items() if value.requires_grad]
+    if not names:
+        raise QuantizationError(
+            f"scheme.finetune: none of the network's outputs ({', '.join(outputs) or 'it has none'}) depends on what is "
+            "learned; select layers that lead to an output with scheme.layers"
+        )
+    return names
 
 
 def named_outputs(returned: Any) -> Outputs:
@@ -84,51 +70,18 @@ def named_outputs(returned: Any) -> Outputs:
     return {str(k): v for k, v in returned.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
 
-def relative_errors(outputs: Outputs, wanted: Outputs) -> Outputs:
-    """`relative_error` of every output, scalars."""
-    return {name: relative_error(value, wanted[name]) for name, value in outputs.items()}
+def mean_error(outputs: Outputs, targets: Outputs, names: Sequence[str]) -> Tensor:
+    """The mean of `relative_error` over the outputs with these names, a scalar."""
+    return torch.stack([relative_error(outputs[name], targets[name]) for name in names]).mean()
 
 
-def relative_error(value: Tensor, wanted: Tensor) -> Tensor:
+def relative_error(value: Tensor, target: Tensor) -> Tensor:
     """The mean over the first axis of ‖q - r‖₂, over the root mean square of ‖r‖₂: a scalar, differentiable where both agree.
 
     Norms are averaged, not squares, so that one difficult sample does not decide everything.
     """
     difference, reference = (
-        (t.float().flatten(1) if t.ndim > 1 else t[None].float()) for t in (value - wanted, wanted)
+        (t.float().flatten(1) if t.ndim > 1 else t[None].float()) for t in (value - target, target)
     )
     size = reference.square().sum(1).mean().clamp_min(1e-30)
     return ((difference.square().sum(1) / size) + 1e-12).sqrt().mean()
-
-
-def weighted_mean(errors: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weights that are not given are 1."""
-    total = sum(weights.get(name, 1.0) for name in errors)
-    parts = [weights.get(name, 1.0) * error for name, error in errors.items()]
-    return torch.stack(parts).sum() / total
-
-
-@contextmanager
-def tapped(model: nn.Module, patterns: Sequence[str]) -> Iterator[Outputs]:
-    """While it is open, what the matching modules return in a forward pass, by module name.
-
-    Raises QuantizationError for patterns that match no module.
-    """
-    seen: Outputs = {}
-    names = [name for name, _ in model.named_modules()]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise QuantizationError(
-                f"scheme.finetune.features: {pattern!r} matches none of the {len(names)} modules; "
-                f"patterns match whole dotted names such as {names[-1]}"
-            )
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if any(fnmatchcase(name, pattern) for pattern in patterns):
-
-                def hook(_: nn.Module, __: Any, out: Any, name: str = name) -> None:
-                    if isinstance(out, Tensor):
-                        seen[name] = out
-
-                stack.callback(module.register_forward_hook(hook).remove)
-        yield seen

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vggtq.quant.activations import clipped_scales, fake_quantize
-from vggtq.quant.input_range import InputRange
-from vggtq.quant.numbers import Activations
-from vggtq.quant.rounding import group_columns, grouped
-from vggtq.quant.scheme import Weights
+from vggtq.quant.numbers.input_codes import clipped_scales, fake_quantize
+from vggtq.quant.numbers.input_range import InputRange
+from vggtq.quant.numbers.rounding import group_columns, grouped
+from vggtq.quant.scheme.activations import Activations
+from vggtq.quant.scheme.weights import Weights
 
 
 def rounded_linear(
@@ -32,8 +32,7 @@ def rounded_linear(
     zero = 0 if zero_point is None else zero_point.to(torch.float32).unsqueeze(-1)
     factor = (rows.numel() / scale.numel() * spec.qmax) ** -0.5
     steps = _Steps(spec.qmin - zero, spec.qmax - zero, group_columns(rows.shape[1], spec), factor)
-    out: Tensor = _RoundedLinear.apply(inputs, rows, scale, bias, steps)
-    return out
+    return _RoundedLinear.apply(inputs, rows, scale, bias, steps)
 
 
 def rounded_inputs(rows: Tensor, scale: Tensor, known: InputRange) -> Tensor:
@@ -42,21 +41,19 @@ def rounded_inputs(rows: Tensor, scale: Tensor, known: InputRange) -> Tensor:
     columns = rows.shape[1]
     factor = (columns * (known.largest - zero or 1)) ** -0.5
     steps = _Steps(known.smallest - zero, known.largest - zero, columns, factor)
-    out: Tensor = _Rounded.apply(rows, scale, steps)
-    return out
+    return _Rounded.apply(rows, scale, steps)
 
 
 def rounded_tokens(rows: Tensor, numbers: Activations) -> Tensor:
     """x̂ (T, C) with dynamic scales, differentiable in rows (T, C)."""
-    out: Tensor = _RoundedTokens.apply(rows, numbers)
-    return out
+    return _RoundedTokens.apply(rows, numbers)
 
 
 @dataclass(frozen=True)
 class _Steps:
     """q = round(clip(x / s, low, high)), x̂ = q · s. Columns in groups that share a scale; factor: of the scale's gradient."""
 
-    low: Any
+    low: Any  # a number, or a tensor for zero points of groups
     high: Any
     group: int
     factor: float
@@ -66,7 +63,7 @@ class _Steps:
         return codes.mul_(scale.unsqueeze(-1)).flatten(1)[:, : rows.shape[1]]
 
     def gradients(self, rows: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """By rows and by scale, of what `grad` is the gradient by x̂ of."""
+        """The gradients by rows and by scale, from `grad`, the gradient by x̂."""
         steps, grad = grouped(rows, self.group) / scale.unsqueeze(-1), grouped(grad, self.group)
         clipped = steps.clamp(self.low, self.high)
         inside = steps == clipped
@@ -103,13 +100,14 @@ class _RoundedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         inputs, rows, scale = ctx.saved_tensors
-        grad, steps, wanted = grads[0], ctx.steps, ctx.needs_input_grad
-        by_input = grad @ steps.rounded(rows, scale).to(grad.dtype) if wanted[0] else None
+        grad, steps = grads[0], ctx.steps
+        for_input, for_rows, for_scale, for_bias, _ = ctx.needs_input_grad
+        by_input = grad @ steps.rounded(rows, scale).to(grad.dtype) if for_input else None
         by_value, by_step = None, None
-        if wanted[1] or wanted[2]:
+        if for_rows or for_scale:
             by_weight = (grad.T @ inputs).to(rows.dtype)
             by_value, by_step = steps.gradients(rows, scale, by_weight)
-        return by_input, by_value, by_step, grad.sum(0) if wanted[3] else None, None
+        return by_input, by_value, by_step, grad.sum(0) if for_bias else None, None
 
 
 class _RoundedTokens(torch.autograd.Function):

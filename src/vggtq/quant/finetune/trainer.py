@@ -5,24 +5,33 @@ goes on from its last checkpoint to the same end. Kept are the averaged weights 
 with the smallest error, the one before the first step included: fine-tuning never ends worse than it began, on that part.
 """
 
+import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from vggtq.files.cache import TensorCache
 from vggtq.quant.finetune.layers import LearnedBranch, LearnedLinear, LearnedWeight
 from vggtq.quant.finetune.losses import Disagreement
-from vggtq.quant.finetune.settings import Finetune
+from vggtq.quant.scheme.parts import Finetune
 
 log = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.99)
 SMALLEST_RMS = 1e-3  # of a parameter, so that zeros can learn
+WARMUP = 20  # steps in which rates rise
+CLIP_NORM = 1.0  # of all gradients together
+EMA_DECAY = 0.98  # of the average of the weights, which is what is kept
+SAVE_EVERY_S = 60.0
+ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Data(Protocol):
@@ -61,11 +70,11 @@ class Trainer:
         self.average = {name: p.detach().clone() for name, p in self.learned.items()}
         self.best = {name: value.clone() for name, value in self.average.items()}
         self.optimizer = optimizer_for(student, self.learned, settings)
-        self.disagreement = Disagreement(student, teacher, settings)
+        self.disagreement = Disagreement(student, teacher)
         self.progress = Progress()
 
     def run(self, on_step: Callable[[Progress], None], save: Callable[[], None]) -> None:
-        """Trains to the end. `save` is called every save_every_s seconds, and at the end."""
+        """Trains to the end. `save` is called every SAVE_EVERY_S seconds, and at the end."""
         progress = self.progress
         if progress.ended:
             return
@@ -80,7 +89,7 @@ class Trainer:
             if progress.step % self.settings.evaluate_every == 0 or progress.ended:
                 self._evaluate()
                 progress.ended = progress.ended or self._stalled()
-            if progress.ended or time.monotonic() - saved >= self.settings.save_every_s:
+            if progress.ended or time.monotonic() - saved >= SAVE_EVERY_S:
                 save()
                 saved = time.monotonic()
             on_step(progress)
@@ -115,7 +124,7 @@ class Trainer:
             loss = self.disagreement.loss(inputs) * (len(inputs) / count)
             loss.backward()
             total += loss.item()
-        norm = nn.utils.clip_grad_norm_(list(self.learned.values()), self.settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(list(self.learned.values()), CLIP_NORM)
         if norm.isfinite():
             self.optimizer.step()
             self._update_average()
@@ -127,7 +136,7 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         # The first steps leave the start faster than the decay would.
-        decay = min(self.settings.ema_decay, (1 + self.progress.step) / (10 + self.progress.step))
+        decay = min(EMA_DECAY, (1 + self.progress.step) / (10 + self.progress.step))
         torch._foreach_lerp_(list(self.average.values()), list(self.learned.values()), 1 - decay)
 
     def _evaluate(self) -> None:
@@ -146,7 +155,7 @@ class Trainer:
             parameter.data, self.average[name] = self.average[name], parameter.data
 
     def state(self) -> dict[str, Tensor]:
-        """Everything but the progress; of a training that has ended only its result."""
+        """The tensors of the training without its progress; once it has ended, only its result."""
         state = {f"best.{name}": value for name, value in self.best.items()}
         if self.progress.ended:
             return state
@@ -157,7 +166,7 @@ class Trainer:
         return state
 
     def load_state(self, progress: Progress, state: dict[str, Tensor]) -> None:
-        """Raises KeyError where it is the state of another network."""
+        """Continues from `progress` and the tensors of `state`. Raises KeyError for those of another network."""
         device = next(iter(self.average.values())).device
         self.best = {name: state[f"best.{name}"].clone().to(device) for name in self.learned}
         self.progress = progress
@@ -167,12 +176,51 @@ class Trainer:
         self.average = {name: state[f"average.{name}"].clone().to(device) for name in self.learned}
         for name, parameter in self.learned.items():
             parameter.data = state[f"learned.{name}"].clone().to(device)
-            own = {k: state[f"adam.{k}.{name}"] for k in ADAM if f"adam.{k}.{name}" in state}
-            if own:
-                self.optimizer.state[parameter] = {k: v.clone().to(device) for k, v in own.items()}
+            moments = {k: state[f"adam.{k}.{name}"] for k in ADAM if f"adam.{k}.{name}" in state}
+            if moments:
+                self.optimizer.state[parameter] = {k: v.clone().to(device) for k, v in moments.items()}
 
 
-ADAM = ("step", "exp_avg", "exp_avg_sq")
+class Checkpoint:
+    """A training in a cache of tensors, so that one which was stopped goes on, and one which has ended is not done again.
+
+    cache: one without a folder keeps nothing. identity: what the training depends on beyond what the cache knows.
+    """
+
+    def __init__(self, cache: TensorCache, identity: Mapping[str, Any]) -> None:
+        self._cache, self._entry = cache, cache.entry(identity)
+
+    @property
+    def path(self) -> Path | None:
+        return self._entry.path
+
+    @property
+    def notes(self) -> list[str]:
+        """Why nothing could be kept, for the record; that never stops a training."""
+        return self._cache.notes
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Waits until no other process trains the same."""
+        return self._cache.locked(self._entry)
+
+    def load_into_(self, trainer: Trainer) -> bool:
+        """Takes a training up where the file left it; False where there is none that fits."""
+        kept = self._cache.read(self._entry)
+        if kept is None:
+            return False
+        tensors, header = kept
+        try:
+            progress = Progress(**json.loads(header["progress"]))
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("a checkpoint is not used (%s); starting anew", error)
+            return False
+        trainer.load_state(progress, tensors)
+        return True
+
+    def save(self, trainer: Trainer) -> None:
+        """Writes the training; of one that has ended only the result."""
+        progress = json.dumps(asdict(trainer.progress))
+        self._cache.write(self._entry, trainer.state(), {"progress": progress})
 
 
 def learned_parameters(student: nn.Module, settings: Finetune) -> dict[str, nn.Parameter]:
@@ -220,7 +268,7 @@ def _weights(student: nn.Module) -> list[LearnedWeight]:
 
 
 def _log_steps(student: nn.Module) -> list[nn.Parameter]:
-    """Of weights and of static activations."""
+    """The learned step sizes of weights and of static activations."""
     layers = [module for module in student.modules() if isinstance(module, LearnedLinear)]
     return [w.log_step for w in _weights(student)] + [m.log_range for m in layers if m.log_range is not None]
 
@@ -230,7 +278,7 @@ def _rms(parameter: Tensor) -> float:
 
 
 def share_of_rate(progress: Progress, settings: Finetune) -> float:
-    """Of the full rates: linear warm-up, half a cosine down to 0 at the last step, or by the clock if that will end first."""
+    """Share of the full rates: linear warm-up, half a cosine down to 0 at the last step or when time is up."""
     done = max(progress.step / settings.steps, progress.seconds / (60 * settings.minutes))
-    warm = min(1.0, (progress.step + 1) / max(1, settings.warmup))
+    warm = min(1.0, (progress.step + 1) / WARMUP)
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

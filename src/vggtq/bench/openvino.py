@@ -1,0 +1,80 @@
+"""What OpenVINO makes of a float network: one stream, as many threads as torch has. Installed by the extra `bench`."""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggtq.bench.rows import INSTALL, Candidate, Missing, reason_of
+from vggtq.machine.device import has_bf16
+from vggtq.terminal.logs import quiet
+
+TOOL = "openvino"
+
+
+def openvino_candidates(network: nn.Module, x: Tensor) -> Iterator[Candidate | Missing]:
+    """network: x to tensors, the first of which is compared, on the CPU. FP32, BF16 where the CPU has it, and INT8 by NNCF.
+
+    INT8 are weights and activations, calibrated on `x` alone: its time is what counts, and its error is at its best.
+    """
+    half = has_bf16(x.device)
+    names = {"OpenVINO FP32": "f32"} | ({"OpenVINO BF16": "bf16"} if half else {})
+    int8 = "OpenVINO INT8 (NNCF)"
+    if not importlib.util.find_spec("openvino"):
+        yield from (Missing(name, TOOL, INSTALL) for name in (*names, int8))
+        return
+    try:
+        model = _converted(network, x)
+    except Exception as error:  # whatever another tool raises is that tool's row
+        yield from (Missing(name, TOOL, reason_of(error)) for name in (*names, int8))
+        return
+    for name, precision in names.items():
+        yield _candidate(name, model, x, precision)
+    try:
+        quantized = _quantized(model, x)
+    except ModuleNotFoundError:
+        yield Missing(int8, TOOL, INSTALL)
+    except Exception as error:
+        yield Missing(int8, TOOL, reason_of(error))
+    else:
+        yield _candidate(int8, quantized, x, "bf16" if half else "f32")
+
+
+def _converted(network: nn.Module, x: Tensor) -> Any:
+    import openvino
+
+    with torch.no_grad(), quiet("openvino", "torch"):
+        return openvino.convert_model(network, example_input=x, input=[x.shape])
+
+
+def _quantized(model: Any, x: Tensor) -> Any:
+    import nncf
+
+    with quiet("nncf"):
+        return nncf.quantize(
+            model, nncf.Dataset([x.numpy()]), model_type=nncf.ModelType.TRANSFORMER, subset_size=1
+        )
+
+
+def _candidate(name: str, model: Any, x: Tensor, precision: str) -> Candidate | Missing:
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+    }
+    try:
+        compiled = openvino.Core().compile_model(model, "CPU", settings)
+    except Exception as error:
+        return Missing(name, TOOL, reason_of(error))
+    request, inputs = compiled.create_infer_request(), x.numpy()
+
+    def call() -> Tensor:
+        request.infer({0: inputs}, share_inputs=True, share_outputs=True)
+        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+
+    # It repacks weights and does not tell.
+    return Candidate(name, call, f"OpenVINO CPU, {precision}", None, tool=TOOL)

@@ -1,0 +1,48 @@
+"""`vggtq predict`: depth, cameras and a point cloud of photographs, from a model file that export wrote."""
+
+import sys
+from collections.abc import Sequence
+
+from vggtq.config.compose import config_folders
+from vggtq.plugins import load_plugins
+from vggtq.predict.options import Options
+from vggtq.terminal.command_line import execute
+from vggtq.terminal.help import Command
+from vggtq.terminal.logs import log_lines
+
+COMMAND = Command(
+    "predict",
+    Options,
+    (
+        "model=model.safetensors images=photos out=reconstruction",
+        "model=model.safetensors out=reconstruction depth=png16 confidence=50 photos/*.jpg",
+    ),
+    """\
+Writes  depth/ confidence/ preview/   one file per image
+        cameras.json  colmap/         cameras for vggtq's dataset=images and for COLMAP
+        points.ply  preview.png       the coloured points, and everything at a glance
+        prediction.json               model, command, versions, images, sizes: written last
+
+--config-dir DIR adds a folder of your own configurations, as for vggtq run.
+""",
+    before=lambda argv: config_folders(argv)[1],
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 an error, 130 or 143 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    return execute(argv, COMMAND, lambda options: _work(options, argv))
+
+
+def _work(options: Options, argv: Sequence[str]) -> None:
+    load_plugins(options.plugins)
+    # torch takes over a second to import; a misspelt option should not have to wait for it
+    from vggtq.predict.pipeline import predict
+
+    with log_lines():
+        predict(options, list(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The options of `vggtq predict`."""
+
+from dataclasses import dataclass, field
+
+from vggtq.errors import ConfigError
+from vggtq.network.memory import Memory
+from vggtq.terminal.options import option
+
+
+@dataclass
+class Options:
+    """What to predict from what, and how to write it down."""
+
+    model: str = option(
+        "a model file that vggtq export wrote",
+        missing="give a file that vggtq export wrote: model=model.safetensors",
+    )
+    images: list[str] = option(
+        "a folder, a file, a pattern such as 'photos/*.jpg', or a list [a.jpg,b.jpg]; files may also be given without "
+        "images=; the camera of the first image is the world frame",
+        words="IMAGES",
+        missing="name the folder of your photographs: images=DIR",
+    )
+    out: str = option(
+        "a folder for the results; made if need be", missing="name a folder for the results: out=DIR"
+    )
+    depth: str = option(
+        "float32 arrays, or 16-bit PNG of which depth/scale.json says what a grey level is",
+        "npy",
+        choices=("npy", "png16"),
+    )
+    points: str = option(
+        "depth seen through the cameras, or the model's own point maps; a model without a field of view always takes these",
+        "depth",
+        choices=("depth", "head"),
+    )
+    confidence: float = option(
+        "percent of pixels to leave out of the point cloud, the least confident first", 30.0
+    )
+    colmap_points: int = option("most points in the COLMAP model, spread evenly", 100_000)
+    mode: str | None = option(
+        "how images are prepared: crop, full width, top and bottom of tall images cut; pad, the whole image, white borders; "
+        "area, balanced and max_size, docs/models.md; null: as for the model's training",
+        None,
+        choices=("crop", "pad", "area", "balanced", "max_size"),
+    )
+    image_size: int | None = option(
+        "pixels of the longer side as the model sees it; null: what the model was made for", None
+    )
+    budget_gb: float | None = option(
+        "GiB that the whole prediction may take; planned before the model is loaded, by the levers below; VGGT on a CPU",
+        None,
+    )
+    memory: Memory = field(default_factory=Memory)
+    device: str = option("where the model runs", "auto", choices=("auto", "cpu", "cuda"))
+    threads: int | None = option("CPU threads; null: torch's choice", None, least=1)
+    overwrite: bool = option("replace an earlier prediction in out", False)
+    plugins: list[str] = option("modules of your own that the model was made with, e.g. [my_methods]", [])
+
+    def __post_init__(self) -> None:
+        if self.budget_gb is not None and self.budget_gb <= 0:
+            raise ConfigError(f"budget_gb={self.budget_gb:g}: GiB, more than 0")
+        if not 0 <= self.confidence < 100:
+            raise ConfigError(f"confidence={self.confidence:g}: percent to leave out, from 0 to below 100")
+        if self.colmap_points < 0:
+            raise ConfigError(f"colmap_points={self.colmap_points}: use 0 for none, or more")

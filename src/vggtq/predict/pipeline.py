@@ -1,0 +1,216 @@
+"""From options to files: reads the images, runs the network once on all of them, writes what it saw."""
+
+import logging
+import shlex
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vggtq.artifact.header import Header, read_header
+from vggtq.artifact.read import QuantizedModel, load
+from vggtq.config.compose import options as config_names
+from vggtq.data.select import count
+from vggtq.errors import ConfigError
+from vggtq.machine.device import Device, make_deterministic, resolve_device
+from vggtq.machine.environment import environment
+from vggtq.models.checkpoints.source import REPO_ID
+from vggtq.models.loading import VGGTModel, model_of
+from vggtq.models.network import Network
+from vggtq.network.bounded import bound_, check
+from vggtq.network.declared import stage_names
+from vggtq.network.memory import Memory
+from vggtq.predict.budget import Budget, compared, tell
+from vggtq.predict.colmap_text import name_notes
+from vggtq.predict.inputs import Inputs, read_inputs
+from vggtq.predict.options import Options
+from vggtq.predict.plan import LADDER
+from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
+from vggtq.predict.writer import OutputFolder, write_all
+from vggtq.quant.kernels.per_tensor import check_inputs
+from vggtq.records.domain import model_notes
+from vggtq.terminal.progress import Steps
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+FITTED = "the model predicts no field of view: focal lengths are fitted to its points, and the point cloud has these points"
+
+
+def predict(options: Options, argv: list[str]) -> None:
+    """Runs one prediction. Raises VggtqError; the files appear only when the network is done."""
+    begin, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    device = resolve_device(Device(options.device, options.threads))
+    make_deterministic(0, device)
+    header = _header(options.model)
+    folder = OutputFolder(Path(options.out).expanduser(), options.overwrite)
+    budget = _budget(options, header, device)
+    with Steps() as steps:
+        steps.step("reading images")
+        inputs = _inputs(options, header, folder.path)
+        log.info("%s, %s", _title(header), _describe(inputs))
+        _tell(inputs.notes)
+        chosen = budget.choose(inputs, options.memory) if budget else None
+        if chosen:
+            tell(chosen)
+        memory = chosen.memory if chosen else options.memory
+        notes = [f"{lever} changes results" for lever in memory.lossy]
+        _tell(notes)
+        steps.step("loading the model")
+        prediction, seconds = _predict(
+            _loaded(options, memory, device), inputs, options.points == "head", steps
+        )
+        problems = defects(prediction)
+        _tell(problems)
+        folder.begin()
+        if prediction.intrinsics_fitted:
+            problems.append(FITTED)
+            log.info("note: %s", FITTED)
+        written = write_all(folder, prediction, options, _title(header), steps)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "command": shlex.join(["python", "-m", "vggtq.predict", *argv]),
+        "started": started,
+        "seconds": {"predict": round(seconds, 3), "all": round(time.perf_counter() - begin, 3)},
+        "environment": environment(device, 0),
+        "model": _model(header, Path(options.model)),
+        "settings": _settings(options, inputs),
+        "images": _images(inputs),
+    }
+    if chosen:
+        report["memory"] = {"budget_gb": options.budget_gb} | compared(chosen)
+    elif memory.bounds:
+        report["memory"] = {"levers": dict(vars(memory))}
+    folder.finish(report | written | {"notes": [*inputs.notes, *notes, *problems]})
+    points, cameras = count(written["points"]["count"], "point"), count(len(inputs.names), "camera")
+    log.info("%s and %s in %s after %.1f s", points, cameras, options.out, time.perf_counter() - begin)
+
+
+def _header(model: str) -> Header:
+    """The header of the model file. For other names the error tells the command that makes a file."""
+    if not Path(model).expanduser().exists():
+        if model in config_names("model"):
+            raise ConfigError(
+                f"model={model} is a configuration, not a model file; make one with "
+                f"vggtq export model={model} scheme=int8_symmetric out={model}.safetensors"
+            )
+        if REPO_ID.fullmatch(model) and not model.endswith(".safetensors"):
+            raise ConfigError(f"model={model}: no such file; to fetch it from the hub: vggtq pull {model}")
+    return read_header(model)
+
+
+def _budget(options: Options, header: Header, device: torch.device) -> Budget | None:
+    """Also checks the levers, before images are read."""
+    planned = LADDER[0] if options.budget_gb is not None else options.memory
+    check_inputs(planned, header.scheme.activations)
+    if header.model:
+        check(model_of(header.model).skeleton(), options.memory, header.scheme.attention)
+    if options.budget_gb is None:
+        return None
+    head = options.points == "head"
+    return Budget(options.budget_gb, header, Path(options.model).expanduser(), device, head)
+
+
+def _loaded(options: Options, memory: Memory, device: torch.device) -> QuantizedModel:
+    loaded = load(options.model, device)
+    if memory.bounds:
+        bound_(loaded.module, memory)
+    if options.points != "head" and isinstance(loaded.module, Network):
+        # what nobody asked for needs no time and no memory
+        loaded.module.leave_out_points_()
+    return loaded
+
+
+def _inputs(options: Options, header: Header, out: Path) -> Inputs:
+    model = model_of(header.model) if header.model else VGGTModel()
+    patch, size = model.patch_size, options.image_size or model.image_size
+    if size < patch or size % patch:
+        raise ConfigError(f"image_size={size} is not a positive multiple of the patch size {patch}")
+    inputs = read_inputs(options.images, out, options.mode or model.mode, size, patch)
+    known = model_notes(model.name, model.domain, model.image_size, "these images", header.weights.random)
+    return replace(inputs, notes=(*known, *inputs.notes, *name_notes(inputs.names)))
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        log.info("note: %s", note)
+
+
+def _predict(loaded: QuantizedModel, inputs: Inputs, head: bool, steps: Steps) -> tuple[Prediction, float]:
+    """The prediction and the seconds that the network took."""
+    begin = time.perf_counter()
+    with (
+        _watched(loaded.module, steps, f"predicting {count(len(inputs.names), 'image')}"),
+        _enough_memory(inputs),
+    ):
+        outputs = loaded.predict(inputs.images)
+    seconds = time.perf_counter() - begin
+    return as_prediction(inputs, outputs, head), seconds
+
+
+@contextmanager
+def _watched(module: torch.nn.Module, steps: Steps, description: str) -> Iterator[None]:
+    """A bar that moves with every stage of the network."""
+    stages = [module.get_submodule(name) for name in stage_names(module)]
+    steps.step(description, len(stages) or None)
+    handles = [stage.register_forward_hook(lambda *_: steps.advance()) for stage in stages]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _enough_memory(inputs: Inputs) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has an error class of its own for CUDA alone
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(
+            error
+        ):
+            raise
+        raise PredictionError(
+            f"not enough memory for {_describe(inputs)}; use fewer images or a smaller image_size=…"
+        ) from error
+
+
+def _describe(inputs: Inputs) -> str:
+    height, width = inputs.size_hw
+    return f"{count(len(inputs.names), 'image')} of {width}×{height} pixels as the model sees them"
+
+
+def _title(header: Header) -> str:
+    return f"{(header.model or {}).get('name', 'model')}, {header.label}"
+
+
+def _model(header: Header, path: Path) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "bytes": path.expanduser().stat().st_size,
+        "digest": header.digest,
+        "name": (header.model or {}).get("name"),
+        "scheme": header.label,
+        "rest": header.rest,
+        "weights": header.weights.source,
+        "fingerprint": header.weights.fingerprint,
+        "license": header.weights.license,
+    }
+
+
+def _settings(options: Options, inputs: Inputs) -> dict[str, Any]:
+    height, width = inputs.size_hw
+    return {"mode": inputs.mode, "width": width, "height": height, "percent_dropped": options.confidence}
+
+
+def _images(inputs: Inputs) -> list[dict[str, Any]]:
+    return [
+        {"image": name, "sha256": file.sha256, "width": file.width, "height": file.height, "files": stem}
+        for name, file, stem in zip(inputs.names, inputs.files, inputs.stems, strict=True)
+    ]

@@ -1,0 +1,145 @@
+"""The files of a prediction, and the folder that they are written to."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vggtq.errors import ConfigError
+from vggtq.files.atomic import write_text
+from vggtq.predict import maps
+from vggtq.predict.cloud import Cloud, write_ply
+from vggtq.predict.colmap_text import FILES, write_colmap
+from vggtq.predict.options import Options
+from vggtq.predict.result import Prediction
+from vggtq.predict.sheet import write_sheet
+from vggtq.records.plain import plain
+from vggtq.terminal.progress import Steps
+
+INDEX = "prediction.json"
+
+
+class OutputFolder:
+    """Refuses what is not empty, unless it may overwrite; then an earlier prediction's own files are removed, no others.
+
+    Raises ConfigError.
+    """
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        self.path, self._written = path, list[str]()
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"out={path} is a file; name a folder")
+        if path.is_dir() and any(path.iterdir()) and not overwrite:
+            raise ConfigError(f"out={path} is not empty; name another folder, or overwrite=true")
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(f"out={path}: {there} cannot be written to; name another folder")
+
+    def begin(self) -> None:
+        """Makes room: without its index, what is there is no longer a prediction."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        index = self.path / INDEX
+        old = _listed(index)
+        index.unlink(missing_ok=True)
+        for name in old:
+            (self.path / name).unlink(missing_ok=True)
+
+    def file(self, name: str) -> Path:
+        """The path of a file to write, which the index will list."""
+        self._written.append(name)
+        return self.path / name
+
+    def finish(self, report: dict[str, Any]) -> None:
+        """Writes the index, with the size in bytes of each file."""
+        files = {name: (self.path / name).stat().st_size for name in self._written}
+        text = json.dumps(plain(report | {"files": files}), indent=1, allow_nan=False, ensure_ascii=False)
+        write_text(self.path / INDEX, text + "\n")
+
+
+def _listed(index: Path) -> list[str]:
+    """The files of an earlier prediction, as far as they lie in its folder."""
+    try:
+        names = list(json.loads(index.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    inside = [name for name in names if isinstance(name, str) and not Path(name).is_absolute()]
+    return [name for name in inside if ".." not in Path(name).parts and (index.parent / name).is_file()]
+
+
+def write_all(
+    folder: OutputFolder, prediction: Prediction, options: Options, caption: str, steps: Steps
+) -> dict[str, Any]:
+    """The files of OutputFolder, and what the index says of them: `depth`, `points`, `colmap`."""
+    steps.step("writing", len(prediction.inputs.names) + 3)
+    depth = _write_maps(folder, prediction, options.depth, steps)
+    write_cameras_json(folder.file("cameras.json"), prediction)
+    cloud = Cloud(prediction, options.confidence, prediction.points is not None)
+    write_ply(folder.file("points.ply"), cloud)
+    steps.advance()
+    for name in FILES:
+        folder.file(f"colmap/{name}")
+    thinned = write_colmap(folder.path / "colmap", prediction, cloud, options.colmap_points)
+    steps.advance()
+    write_sheet(folder.file("preview.png"), prediction, caption)
+    steps.advance()
+    points = {
+        "source": "head" if cloud.head else "depth",
+        "count": len(cloud),
+        "of_pixels": cloud.candidates,
+        "confidence_threshold": cloud.threshold,
+    }
+    return {"depth": depth, "points": points, "colmap": {"points": thinned}}
+
+
+def _write_maps(folder: OutputFolder, prediction: Prediction, kind: str, steps: Steps) -> dict[str, Any]:
+    limits = maps.colour_range(prediction.depth)
+    scale = maps.png16_scale(prediction.depth) if kind == "png16" else None
+    if scale is not None:
+        maps.write_scale(folder.file("depth/scale.json"), scale)
+    frames = zip(prediction.inputs.stems, prediction.depth, prediction.confidence, strict=True)
+    for stem, depth, confidence in frames:
+        if scale is None:
+            maps.write_npy(folder.file(f"depth/{stem}.npy"), depth)
+        else:
+            maps.write_png16(folder.file(f"depth/{stem}.png"), depth, scale)
+        maps.write_npy(folder.file(f"confidence/{stem}.npy"), confidence)
+        rgb = maps.coloured(depth, limits, maps.DEPTH_COLOURS)
+        maps.write_colours(folder.file(f"preview/{stem}.png"), rgb)
+        steps.advance()
+    finite = prediction.depth[np.isfinite(prediction.depth)]
+    return {
+        "format": kind,
+        "scale": scale,
+        "median": float(np.median(finite)) if finite.size else None,
+        "preview_range": list(limits),
+    }
+
+
+def write_cameras_json(path: Path, prediction: Prediction) -> None:
+    """In the format that `vggtq.data.cameras.json_files` reads, with the network's own frame beside it.
+
+    K belongs to the original image; `frame` has the network's image size and the K of its pixels.
+
+    The scale of the poses is unknown, so that no depth in millimetres is listed.
+    """
+    data = {
+        "pose_scale": "unknown",
+        "images": [_entry(prediction, i, path.parent) for i in range(len(prediction.inputs.names))],
+    }
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def _entry(prediction: Prediction, frame: int, folder: Path) -> dict[str, Any]:
+    inputs = prediction.inputs
+    height, width = inputs.size_hw
+    image = inputs.root / inputs.names[frame]
+    return {
+        "image": Path(os.path.relpath(image, folder.resolve())).as_posix(),
+        "width": inputs.files[frame].width,
+        "height": inputs.files[frame].height,
+        "K": prediction.source_intrinsics(frame).tolist(),
+        "w2c": [*prediction.extrinsics[frame].tolist(), [0.0, 0.0, 0.0, 1.0]],
+        "frame": {"width": width, "height": height, "K": prediction.intrinsics[frame].tolist()},
+    }

@@ -1,1 +1,0 @@
-"""What `python -m vggtq.predict` makes of images: maps, cameras, points, a sheet; one file per kind."""

@@ -1,0 +1,24 @@
+// Plain C++ for any CPU.
+#include "vectors_portable.h"
+
+namespace {
+constexpr int kTileRows = 4, kFloatRows = 4, kColumns = 2;
+constexpr bool kScalesInProduct = false;
+constexpr int kConvolutionRows = 4;
+constexpr int kAttentionRows = 4, kSignedEnd = 127;
+
+INLINE Ints dot_at(Ints sums, Ints input, const int8_t* codes) { return dot_bytes(sums, input, load_ints(codes)); }
+
+}  // namespace
+
+#include "linear.inl.h"
+#include "exact_products.inl.h"
+#include "attention.inl.h"
+#include "rotation.inl.h"
+#include "convolution.inl.h"
+#include "float_linear.inl.h"
+
+const Kernels kPortable = {
+    "portable",   kLanes, kPanel, exact_input_bits, range_of_tokens, exact_linear,
+    float_linear, attend, rotate, convolve_band,    range_of_image,
+};

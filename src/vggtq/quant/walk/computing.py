@@ -1,0 +1,50 @@
+"""The dtypes of what a scheme does not quantize: scaled dot products, and dense heads. Norms stay in float32."""
+
+import logging
+
+import torch
+from torch import nn
+
+from vggtq.machine.device import has_bf16
+from vggtq.network.attention import set_attention_
+from vggtq.network.heads import set_heads_
+from vggtq.network.int8_attention import int8_problem
+from vggtq.quant.scheme.scheme import Scheme
+
+log = logging.getLogger(__name__)
+
+
+def resolved_compute(scheme: Scheme, device: torch.device) -> str:
+    """`scheme.compute`; auto is bfloat16 on CPUs that multiply it in hardware, for schemes that round inputs, else float32.
+
+    Schemes with float inputs are compared with FP32 for their weights alone, and GPUs have dtypes of their own.
+    """
+    if scheme.compute != "auto":
+        return scheme.compute
+    rounded = scheme.activations.mode != "none"
+    return "bfloat16" if rounded and device.type == "cpu" and has_bf16(device) else "float32"
+
+
+def choose_computing_(
+    model: nn.Module, scheme: Scheme, device: torch.device, loaded: bool = False
+) -> list[str]:
+    """Sets both dtypes; returns what to tell the user of them.
+
+    loaded: from a file, which int8 attention of another machine must not keep from loading.
+    """
+    compute, attention = resolved_compute(scheme, device), scheme.attention
+    problem = int8_problem(device) if loaded and attention == "int8" else None
+    if compute != "float32" and (problem or attention == "float32"):
+        attention = compute
+    elif problem:
+        attention = "float32"
+    modules, heads = set_attention_(model, attention), set_heads_(model, compute)
+    notes = []
+    if problem:
+        log.warning("the scaled dot products run in %s instead of int8: %s", attention, problem)
+        notes += [
+            f"scaled dot products of {modules} attention modules run in {attention} instead of int8: {problem}"
+        ]
+    elif attention != "float32":
+        notes += [f"scaled dot products of {modules} attention modules run in {attention}"]
+    return notes + ([f"{heads} dense heads multiply in {compute}"] if compute != "float32" else [])

@@ -1,0 +1,1 @@
+"""`vggtq replicate`: rows of a published table, measured again under that paper's protocol."""

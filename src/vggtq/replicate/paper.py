@@ -1,0 +1,122 @@
+"""A published table as data: conf/replicate/*.yaml, with its source, its protocol, and what the protocol leaves open."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vggtq.config.compose import CONF
+from vggtq.config.messages import first_line
+from vggtq.errors import ConfigError, check_choice
+from vggtq.metrics.metric import TRUTH
+from vggtq.metrics.table import metrics
+
+FOLDER = CONF / "replicate"
+EXPERIMENT = "+experiment=replicate"
+AVERAGES = ("scenes", "categories")
+# Keys that say where something lies or how it is computed, not what is measured.
+PLACES = (
+    "dataset.root",
+    "model.source",
+    "model.revision",
+    "model.files",
+    "device",
+    "cache",
+    "resume",
+    "fail_fast",
+)
+
+
+@dataclass
+class PublishedRow:
+    """One row. run: overrides of `vggtq run`; null for a method that does not exist here, which is printed and not measured.
+
+    values: metric by name (`pose.auc_30`) in the record's units. kept: the share of the float row's value that the source
+    states instead, at least. assumed: what this row's description leaves open.
+    """
+
+    label: str
+    run: str | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Paper:
+    """One table. run: overrides of all rows; data: those that choose the data, left out where the user gives `dataset=`; needs:
+    overrides that only the user can give, with what they are.
+
+    average: whether the source averages over scenes, or over categories and within each over its scenes. baseline: the row of
+    the float model.
+    """
+
+    title: str
+    source: str
+    protocol: str
+    data: str
+    run: str
+    baseline: str
+    rows: dict[str, PublishedRow]
+    needs: dict[str, str] = field(default_factory=dict)
+    average: str = "scenes"
+    assumed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_choice("average", self.average, AVERAGES)
+        check_choice("baseline", self.baseline, self.rows)
+        known = [metric.name for metric in metrics(*TRUTH)]
+        for name, row in self.rows.items():
+            for metric in (*row.values, *row.kept):
+                check_choice(f"rows.{name}", metric, known)
+
+
+def papers() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_paper(name: str) -> Paper:
+    """Raises ConfigError for an unknown name and for a file that is no such table."""
+    check_choice("paper", name, papers())
+    path = FOLDER / f"{name}.yaml"
+    try:
+        paper = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Paper), OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path.name}: {first_line(error)}") from error
+    assert isinstance(paper, Paper)
+    return paper
+
+
+def overrides(paper: Paper, row: PublishedRow, extra: Sequence[str]) -> list[str]:
+    """The command line of a row that can be measured. Of two overrides of one key the later one counts."""
+    own_data = any(_key(override) == "dataset" for override in extra)
+    given = [
+        *([] if own_data else shlex.split(paper.data)),
+        *shlex.split(paper.run),
+        *shlex.split(row.run or ""),
+        *extra,
+    ]
+    last = {_key(override): override for override in given}
+    return [EXPERIMENT, *last.values()]
+
+
+def deviations(paper: Paper, extra: Sequence[str]) -> list[str]:
+    """Those of the user's overrides that change what is measured."""
+    return [
+        o for o in extra if not any(_key(o) == place or _key(o).startswith(f"{place}.") for place in PLACES)
+    ]
+
+
+def missing(paper: Paper, extra: Sequence[str]) -> dict[str, str]:
+    """What the paper needs and the overrides do not give; nothing of a data set or model that they replace."""
+    given = {_key(override) for override in extra}
+    groups = {key for key in given if "." not in key}
+    return {
+        key: what for key, what in paper.needs.items() if key not in given and key.split(".")[0] not in groups
+    }
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")

@@ -1,0 +1,88 @@
+r"""`results.tex`: the results as a booktabs table to \input. Names that users chose cannot become commands."""
+
+from collections.abc import Sequence
+
+from vggtq.report.documents.tables import Cell
+from vggtq.report.rows.columns import shown_truth
+from vggtq.report.rows.groups import Group
+from vggtq.report.rows.shortlist import DRAWN_ROWS
+from vggtq.report.rows.verdicts import few_scenes
+from vggtq.report.words.texts import Translate
+
+# What LaTeX takes for commands, and signs that its default fonts lack.
+_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+    "×": r"$\times$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "–": r"\textendash{}",
+    "−": "$-$",
+    "°": r"\textdegree{}",
+    "±": r"$\pm$",
+    "·": r"\textperiodcentered{}",
+    "…": r"\ldots{}",
+}
+
+
+def escape_latex(text: str) -> str:
+    """`text` as one line that LaTeX prints as it is; control characters become spaces."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    signs = "".join(_SIGNS.get(character, character) for character in line)
+    guard = (
+        "{}" if line.startswith(("[", "*")) else ""
+    )  # at the start of a row, \\ would take these for its argument
+    return guard + signs.replace("--", "-{}-").replace(",,", ",{},")
+
+
+def latex_table(group: Group, cells: Sequence[Cell], t: Translate) -> str:
+    """A `table` with `\toprule`, `\\midrule`, `\bottomrule`; simulated speeds carry a dagger, failed runs are left out."""
+    rows = group.shown(DRAWN_ROWS)
+    first = group.ok[0]
+    about = {
+        "model": first["model"] or "?",
+        "dataset": first["dataset"] or "?",
+        "scenes": first["scenes"] or 0,
+    }
+    caption = t("paper.caption", device=first["hardware"] or first["device"] or "?", **about)
+    if few_scenes(rows, shown_truth("paper", rows)):
+        caption += t("space") + t("few")
+    if any(row["calibrated_elsewhere"] for row in rows):
+        caption += t("space") + t("calibration_note")
+    if any(row["simulated"] is not False and row["fp32.speedup"] is not None for row in rows):
+        caption += t("space") + t("simulated_caption") + t("full_stop")
+    lines = [" & ".join(escape_latex(cell(row)) for _, cell in cells) + r" \\" for row in rows]
+    words = "".join([caption, *lines])
+    engine = "" if all(ord(c) < 0x250 for c in words) else "; XeLaTeX or LuaLaTeX with ctex"
+    return "\n".join(
+        [
+            rf"% \usepackage{{booktabs}}, \usepackage{{graphicx}}, \usepackage{{textcomp}}, \usepackage[T1]{{fontenc}}{engine}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape_latex(caption)}}}",
+            r"\label{tab:quantization}",
+            r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * (len(cells) - 2)}l}}",
+            r"\toprule",
+            " & ".join(escape_latex(heading) for heading, _ in cells) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    )

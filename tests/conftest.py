@@ -1,0 +1,40 @@
+"""Settings that hold for all tests, and the fixtures that several files share."""
+
+import gc
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from helpers.instruction_sets import capped
+from vggtq.machine import native
+
+# No test asserts a time, not even one of a single example.
+settings.register_profile("vggtq", deadline=None)
+settings.load_profile("vggtq")
+
+
+# Each takes as long as hundreds of others; begun last, one would leave the other processes idle.
+LONG = ("test_kill.py", "test_launchers.py", "test_wheel.py", "test_triton_compile.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what torch and its friends left on import is searched by no collection from here on
+
+
+@pytest.fixture(params=native.LEVELS[::-1])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of the native kernels that this CPU has, in turn."""
+    if native.problem() is not None:
+        assert "VGGTQ_LIBRARY" not in os.environ, native.problem()
+        pytest.skip(f"no native kernels: {native.problem()}")
+    with capped(request.param):
+        found = native.library()
+        if found is None or found.isa != request.param:
+            pytest.skip(f"this CPU has no {request.param}")
+        yield request.param

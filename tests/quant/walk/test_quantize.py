@@ -1,0 +1,445 @@
+"""The tree walk: what is replaced, what is kept, what is shared, and how many bytes it takes. On any module."""
+
+import copy
+import json
+import pickle
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vggtq import Layers, Mixed, Scheme, Weights, quantize_
+from vggtq.config.compose import compose, options
+from vggtq.config.validate import validated
+from vggtq.errors import QuantizationError
+from vggtq.models.loading import share_parameters
+from vggtq.quant.kernels.modules import conv_transpose_weight, weight_rows
+from vggtq.quant.walk.select import select_layers
+from vggtq.quant.walk.stored import resident_bytes, stored_bytes, stored_tensors
+
+ALL = Layers(skip_first_last=False)
+CONVS = Layers(types=["Conv2d", "ConvTranspose2d"], skip_first_last=False)
+
+
+class Net(nn.Module):
+    """Linears with and without bias, one row, odd widths, an attention, convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2, bias=False)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.norm = nn.LayerNorm(6)
+        self.mlp = nn.Sequential(nn.Linear(6, 25), nn.GELU(), nn.Linear(25, 6, bias=False))
+        self.one_row = nn.Linear(6, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.up(self.conv(images)).flatten(2).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.one_row(self.mlp(self.norm(x)))
+
+    def first_last_layers(self) -> list[str]:
+        return ["conv", "one_row"]
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval().requires_grad_(False)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+# Those that quantize_ carries out by itself; the others need images and VGGT's outputs.
+SCHEMES = sorted({*options("scheme")} - {"qat", "qat_w3", "auto_mixed"})
+
+
+def configured(*overrides: str) -> Scheme:
+    return validated(compose(overrides)).scheme
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_quantizes_any_module(scheme: str, net: Net, images: Tensor) -> None:
+    recipe = configured(f"scheme={scheme}")
+    recipe.mixed.sensitive = ["mlp.*"] if recipe.mixed.sensitive else []
+    expected = net(images)
+    before = stored_bytes(net)
+    quantization = quantize_(net, recipe, calibrate=lambda model: model(images))
+    error = (net(images) - expected).norm() / expected.norm()
+    if scheme == "fp32":
+        assert error == 0
+        assert not quantization.layers
+    else:
+        assert 0 < error < 0.2
+        assert stored_bytes(net) < before
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_size_is_the_size_of_the_file(scheme: str, net: Net, images: Tensor, tmp_path: Path) -> None:
+    recipe = configured(f"scheme={scheme}")
+    recipe.mixed.sensitive = ["mlp.*"] if recipe.mixed.sensitive else []
+    quantize_(net, recipe, calibrate=lambda model: model(images))
+    file = tmp_path / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in stored_tensors(net).items()}, file)
+    header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    assert file.stat().st_size - header == stored_bytes(net)
+
+
+def test_four_bits_are_half_a_byte_in_memory_and_on_disk() -> None:
+    model = nn.Sequential(nn.Linear(1024, 512, bias=False))
+    scheme = Scheme(
+        "int4", Weights(bits=4, granularity="group", group_size=64, scale_dtype="float16"), layers=ALL
+    )
+    layer = quantize_(model, scheme).layers[0]
+    groups = 512 * (1024 // 64)
+    assert layer.stored_bytes == stored_bytes(model) == groups * (32 + 2)
+    assert (
+        layer.resident_bytes == resident_bytes(model) <= groups * (32 + 4)
+    )  # fbgemm's rows have a bias as well
+    held = sum(
+        t.numel() * t.element_size() for m in model.modules() for t in m._buffers.values() if t is not None
+    )
+    assert held == layer.resident_bytes
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8, 16])
+def test_output_error_is_bounded_by_the_steps(bits: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32)).requires_grad_(False)
+    x = torch.randn(10, 64)
+    expected = model(x)
+    step = model[0].weight.abs().amax() / (2 ** (bits - 1) - 1)
+    quantize_(model, Scheme("w", Weights(bits=bits, granularity="per_tensor"), layers=ALL))
+    bound = x.abs().sum(1, keepdim=True) * step / 2
+    assert ((model(x) - expected).abs() <= bound * 1.0001 + 1e-5).all()
+
+
+def test_convolutions_are_quantized_per_output_channel(net: Net, images: Tensor) -> None:
+    expected = copy.deepcopy(net)
+    for conv, axes in ((expected.conv, (1, 2, 3)), (expected.up, (0, 2, 3))):
+        scale = conv.weight.abs().amax(axes, keepdim=True) / 127
+        conv.weight.copy_(torch.round(conv.weight / scale) * scale)
+    quantization = quantize_(net, Scheme("c", layers=CONVS))
+    assert [(layer.name, layer.type, layer.backend) for layer in quantization.layers] == [
+        ("conv", "Conv2d", "blocked_conv"),
+        ("up", "ConvTranspose2d", "blocked_conv"),
+    ]
+    torch.testing.assert_close(net(images), expected(images))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions_come_back_from_rows(groups: int) -> None:
+    conv = nn.ConvTranspose2d(4, 6, (2, 3), groups=groups)
+    rows = weight_rows(conv.weight, transposed=True, groups=groups)
+    assert rows.shape == (6, 4 // groups * 6)
+    assert torch.equal(conv_transpose_weight(rows, tuple(conv.weight.shape), groups), conv.weight)
+    # Row o holds exactly what reaches output channel o: an input of ones through it sums the row's own weights.
+    ones = torch.ones(1, 4, 1, 1)
+    sums = nn.functional.conv_transpose2d(ones, conv.weight, groups=groups).sum((0, 2, 3))
+    torch.testing.assert_close(rows.sum(1), sums)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+def test_attention_keeps_its_interface(need_weights: bool, batch_first: bool, cross: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict(
+        {"attention": nn.MultiheadAttention(16, 4, batch_first=batch_first)}
+    ).requires_grad_(False)
+    q, k = torch.randn(3, 5, 16), torch.randn(3, 5, 16)
+    inputs = (q, k, k) if cross else (q, q, q)
+    mask = torch.triu(
+        torch.ones(3 if not batch_first else 5, 3 if not batch_first else 5, dtype=torch.bool), 1
+    )
+    expected = model["attention"](*inputs, need_weights=need_weights, attn_mask=mask)
+    names = [layer.name for layer in quantize_(model, Scheme("w16", Weights(bits=16), layers=ALL)).layers]
+    out = model["attention"](*inputs, need_weights=need_weights, attn_mask=mask)
+    assert names == ["attention.in_proj", "attention.out_proj"]
+    torch.testing.assert_close(out[0], expected[0], rtol=1e-3, atol=1e-4)
+    assert (out[1] is None) == (expected[1] is None)
+    if need_weights:
+        torch.testing.assert_close(out[1], expected[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_attention_masks_padding_and_unbatched_inputs(average: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 4, batch_first=True)}).requires_grad_(False)
+    x, padding = torch.randn(3, 5, 16), torch.zeros(3, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    calls = [
+        ((x, x, x), {"key_padding_mask": padding, "average_attn_weights": average}),
+        ((x, x, x), {"attn_mask": causal, "is_causal": True, "need_weights": False}),
+        ((x, x, x), {"attn_mask": causal.expand(12, 5, 5)}),
+        ((x[0], x[0], x[0]), {"average_attn_weights": average}),
+        ((x[0], x[1], x[1]), {"key_padding_mask": padding[1]}),
+    ]
+    expected = [model["attention"](*inputs, **extra) for inputs, extra in calls]
+    quantize_(model, Scheme(weights=Weights(bits=16), layers=ALL))
+    for (inputs, extra), (out, maps) in zip(calls, expected, strict=True):
+        got, got_maps = model["attention"](*inputs, **extra)
+        torch.testing.assert_close(got, out, rtol=1e-3, atol=1e-3)
+        assert (got_maps is None) == (maps is None)
+        if maps is not None:
+            torch.testing.assert_close(got_maps, maps, rtol=1e-3, atol=1e-3)
+
+
+def test_first_and_last_layers_are_kept_unless_asked(net: Net) -> None:
+    kept = {k.name: k.reason for k in quantize_(copy.deepcopy(net), Scheme()).kept}
+    assert kept["one_row"] == "first or last layer"
+    scheme = Scheme(layers=ALL)
+    assert "one_row" in [layer.name for layer in quantize_(net, scheme).layers]
+
+
+def test_a_model_without_declared_ends_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    result = quantize_(nn.Sequential(nn.Linear(4, 4)), Scheme())
+    assert "does not declare" in result.notes[0]
+    assert "does not declare" in caplog.text
+
+
+def test_given_ends_win_and_must_exist(net: Net) -> None:
+    assert "one_row" in [
+        layer.name for layer in quantize_(copy.deepcopy(net), Scheme(), first_last=[]).layers
+    ]
+    with pytest.raises(QuantizationError, match="does not have: nowhere"):
+        quantize_(net, Scheme(), first_last=["nowhere"])
+
+
+def test_patterns_match_whole_dotted_names(net: Net) -> None:
+    layers = Layers(include=["mlp.*"], exclude=["*.2"], skip_first_last=False)
+    result = quantize_(net, Scheme(layers=layers))
+    assert [layer.name for layer in result.layers] == ["mlp.0"]
+    assert {k.name: k.reason for k in result.kept}["mlp.2"] == "in scheme.layers.exclude"
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Scheme(layers=Layers(include=["mpl.*"])),
+        Scheme(layers=Layers(exclude=["nothing"])),
+        Scheme(mixed=Mixed(sensitive=["*attn*"])),
+    ],
+    ids=["include", "exclude", "sensitive"],
+)
+def test_a_pattern_that_matches_nothing_is_an_error(scheme: Scheme) -> None:
+    with torch.device("meta"):  # no weights are needed to find out
+        model = Net()
+    with pytest.raises(QuantizationError, match="matches none of the 7 layers"):
+        select_layers(model, scheme)
+
+
+def test_a_scheme_that_selects_nothing_is_an_error(net: Net) -> None:
+    with pytest.raises(QuantizationError, match="selects none"):
+        quantize_(net, Scheme(layers=Layers(include=["conv"])))
+
+
+def test_mixed_precision_gives_each_layer_its_bits(net: Net) -> None:
+    scheme = Scheme("m", Weights(bits=4), layers=ALL, mixed=Mixed(["*attention*"], 8, 3))
+    bits = {layer.name: layer.weights.bits for layer in quantize_(net, scheme).layers}
+    assert bits == {"attention.in_proj": 8, "attention.out_proj": 8, "mlp.0": 3, "mlp.2": 3, "one_row": 3}
+
+
+def test_the_layer_of_a_bad_weight_is_named(net: Net) -> None:
+    net.mlp[2].weight[0, 0] = torch.nan
+    with pytest.raises(QuantizationError, match=r"^mlp\.2: 1 of 150 weights are NaN"):
+        quantize_(net, Scheme())
+
+
+def test_float_parameters_are_shared_not_copied(net: Net, images: Tensor) -> None:
+    twin = share_parameters(net)
+    addresses = {name: tensor.data_ptr() for name, tensor in net.named_parameters()}
+    expected = net(images)
+    quantize_(twin, Scheme(layers=Layers(exclude=["mlp.0"])))
+    for name in ("conv.weight", "conv.bias", "norm.weight", "mlp.0.weight", "attention.in_proj_bias"):
+        owner = stored_tensors(twin).get(name) if "in_proj" not in name else twin.attention.in_proj.bias
+        assert owner is not None
+        assert owner.data_ptr() == addresses[name]
+    assert torch.equal(net(images), expected), "the original must stay whole"
+    assert not torch.equal(twin(images), expected)
+
+
+@pytest.mark.parametrize("scheme", ["int8_dynamic", "int8_symmetric"])
+def test_tied_weights_count_once_in_the_file_and_for_each_layer_in_memory(scheme: str) -> None:
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False))
+    model[1].weight = model[0].weight
+    layers = quantize_(model, configured(f"scheme={scheme}", "scheme.layers.skip_first_last=false")).layers
+    assert stored_bytes(model) == 64 * 64 + 64 * 4
+    assert 2 * 64 * 64 < resident_bytes(model) <= sum(layer.resident_bytes for layer in layers)
+    assert set(stored_tensors(model)) == {"0.codes", "0.scale"}
+
+
+def test_a_weight_that_an_embedding_shares_stays_in_float() -> None:
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10, bias=False), nn.Linear(10, 4))
+    model[1].weight = model[0].weight
+    result = quantize_(model, Scheme(layers=ALL))
+    assert [layer.name for layer in result.layers] == ["2"]
+    assert result.kept[0].reason == "shares its weight with 0.weight, which stays in float"
+
+
+def test_a_module_in_two_places_is_replaced_in_both() -> None:
+    linear = nn.Linear(4, 4)
+    model = nn.ModuleDict({"a": nn.Sequential(linear), "b": nn.Sequential(linear)})
+    assert len(quantize_(model, Scheme(layers=ALL)).layers) == 1
+    assert model["a"][0] is model["b"][0]
+    assert not isinstance(model["b"][0], nn.Linear)
+
+
+def test_what_cannot_be_replaced_is_kept_and_says_why() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    hooked = nn.Linear(4, 4)
+    hooked.register_forward_hook(lambda *_: None)
+    model = nn.ModuleDict(
+        {
+            "plain": nn.Linear(4, 4),
+            "subclass": Scaled(4, 4),
+            "hooked": hooked,
+            "normed": nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+            "kv": nn.MultiheadAttention(4, 2, add_bias_kv=True),
+            "wide": nn.MultiheadAttention(4, 2, kdim=6, vdim=6),
+        }
+    )
+    result = quantize_(model, Scheme(layers=ALL))
+    assert [layer.name for layer in result.layers] == ["plain"]
+    assert {k.name: k.reason for k in result.kept} == {
+        "subclass": "Scaled may do more than Linear",
+        "hooked": "has forward hooks",
+        "normed": "ParametrizedLinear may do more than Linear",
+        "kv.in_proj": "add_bias_kv and add_zero_attn are not supported",
+        "kv.out_proj": "add_bias_kv and add_zero_attn are not supported",
+        "wide.in_proj": "key and value have widths of their own",
+        "wide.out_proj": "key and value have widths of their own",
+    }
+
+
+def test_torch_s_own_encoder_goes_on_working() -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False
+    )
+    model = nn.Sequential(encoder, nn.Linear(16, 4)).eval().requires_grad_(False)
+    x = torch.randn(2, 5, 16)
+    expected = encoder(x)
+    result = quantize_(model, Scheme(layers=ALL))
+    assert torch.equal(encoder(x), expected)
+    assert [layer.name for layer in result.layers] == ["1"]
+    assert any("reads its weights itself" in kept.reason for kept in result.kept)
+
+
+def test_convolutions_that_share_a_weight_have_rows_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"down": nn.Conv2d(8, 8, 3), "up": nn.ConvTranspose2d(8, 8, 3)}).requires_grad_(
+        False
+    )
+    model["up"].weight = model["down"].weight
+    x = torch.randn(1, 8, 6, 6)
+    expected = model["down"](x), model["up"](x)
+    quantize_(model, Scheme(layers=CONVS))
+    for out, exact in zip((model["down"](x), model["up"](x)), expected, strict=True):
+        assert (out - exact).norm() / exact.norm() < 0.01
+
+
+def test_float_weights_are_released_as_their_replacements_arrive() -> None:
+    model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(3)])
+    references = [weakref.ref(layer) for layer in model]
+    alive = []
+    quantize_(
+        model, Scheme(layers=ALL), on_layer=lambda *_: alive.append(sum(r() is not None for r in references))
+    )
+    assert alive[-1] <= 1
+    assert alive == sorted(alive, reverse=True)
+
+
+def test_a_sensitive_pattern_that_only_matches_kept_layers_is_an_error(net: Net) -> None:
+    with pytest.raises(QuantizationError, match="'conv' matches only layers that stay in float"):
+        quantize_(net, Scheme(mixed=Mixed(sensitive=["conv"])))
+
+
+@pytest.mark.parametrize("scheme", ["int8_dynamic", "fp16", "int4_group", "int8_asymmetric"])
+def test_quantized_models_can_be_copied_pickled_and_cast(scheme: str, net: Net, images: Tensor) -> None:
+    quantize_(net, configured(f"scheme={scheme}"))
+    expected = net(images)
+    assert torch.equal(copy.deepcopy(net)(images), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(net))(images), expected)
+    kept = net.state_dict()
+    assert {name for name in stored_tensors(net) if "mlp" in name} <= set(kept)
+    net.mlp.half()
+    for tensor in stored_tensors(net.mlp).values():
+        assert tensor.dtype in (torch.uint8, torch.float16) or tensor.shape[1:] != ()
+    assert stored_tensors(net)["mlp.0.codes"].equal(kept["mlp.0.codes"])
+    assert all(torch.equal(t, kept[n]) for n, t in stored_tensors(net).items() if n.endswith("scale"))
+
+
+def test_layers_laid_out_for_the_cpu_refuse_to_move(net: Net) -> None:
+    quantize_(net, configured("scheme=int8_dynamic"))
+    with pytest.raises(RuntimeError, match="quantize_ the model after moving it"):
+        net.to("meta")
+
+
+def test_bfloat16_models_stay_bfloat16() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 16)).bfloat16().requires_grad_(False)
+    x = torch.randn(3, 32).bfloat16()
+    expected = model(x)
+    layer = quantize_(model, Scheme(layers=ALL)).layers[0]
+    assert model(x).dtype == torch.bfloat16
+    assert (model(x) - expected).norm() / expected.norm() < 0.02
+    assert layer.stored_bytes == 32 * 16 + 16 * 4 + 16 * 2
+    assert layer.float32_bytes == 4 * (32 * 16 + 16)
+
+
+def test_a_bare_layer_cannot_be_replaced() -> None:
+    with pytest.raises(QuantizationError, match=r"nn\.Sequential"):
+        quantize_(nn.Linear(4, 4), Scheme(layers=ALL))
+
+
+def test_padding_that_is_not_zeros_keeps_a_convolution_in_float() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.Conv2d(4, 4, 3))
+    result = quantize_(model, Scheme(layers=CONVS))
+    assert [(k.name, k.reason) for k in result.kept] == [("0", "padding_mode=reflect is not supported")]
+
+
+def test_group_sizes_that_do_not_divide_leave_a_shorter_tail() -> None:
+    model = nn.Sequential(nn.Linear(100, 8, bias=False))
+    scheme = Scheme(
+        "g", Weights(bits=4, granularity="group", group_size=96, scale_dtype="float16"), layers=ALL
+    )
+    assert quantize_(model, scheme).layers[0].stored_bytes == 8 * 50 + 8 * 2 * 2
+
+
+def test_a_whole_vggt_with_its_tracker_survives_every_width() -> None:
+    from vggtq.models.vggt.initialize import initialize_
+    from vggtq.models.vggt.network import build
+
+    path = Path(__file__).parents[2] / "fixtures" / "vggt_small.json"
+    model = build(json.loads(path.read_text())["config"])
+    initialize_(model, 0, lively=True)
+    generator = torch.Generator().manual_seed(0)
+    images, points = torch.rand(2, 3, 56, 56, generator=generator), torch.tensor([[10.0, 20.0], [40.0, 5.0]])
+    keys = ("pose_enc", "depth", "world_points", "track", "vis")
+    with torch.inference_mode():
+        expected = model(images, points)
+        errors = {}
+        for bits in (16, 8, 4):
+            twin = share_parameters(model)
+            names = [layer.name for layer in quantize_(twin, Scheme(weights=Weights(bits=bits))).layers]
+            out = twin(images, points)
+            errors[bits] = [float((out[k] - expected[k]).norm() / expected[k].norm()) for k in keys]
+    assert {n.rpartition(".")[2] for n in names if ".attn." in n and "updateformer" in n} == {
+        "in_proj",
+        "out_proj",
+    }
+    assert "track_head.tracker.updateformer.flow_head" not in names
+    assert max(errors[16]) < 1e-3
+    assert all(a < b < c for a, b, c in zip(errors[16], errors[8], errors[4], strict=True)), errors
+    assert max(errors[8]) < 0.05
