@@ -273,7 +273,10 @@ def test_files_whose_recipe_has_removed_options_are_still_read(version: int, lab
     scale, zero = stored["activation_scale"], stored["activation_zero_point"]
     inputs = (((inputs / scale).round() + zero).clamp(0, 255) - zero) * scale
     weight = (stored["codes"] - 128) * stored["scale"]
-    torch.testing.assert_close(net(x).double(), inputs @ weight.T + stored["bias"], rtol=0, atol=1e-3)
+    # Where the CPU's int8 products saturate, inputs have 7 bits: codes are off by one of 256 at most.
+    bits = next(module.activation_bits for module in net.modules() if hasattr(module, "activation_bits"))
+    off = 1e-3 if bits == 8 else float(scale * weight.abs().sum(1).max())
+    torch.testing.assert_close(net(x).double(), inputs @ weight.T + stored["bias"], rtol=0, atol=off)
     assert artifact.read_header(path).label == label
 
 

@@ -31,6 +31,7 @@ from vggtq.quant.scheme.scheme import Scheme
         ("aten::_int_mm", "linear"),
         ("aten::bmm", "linear"),
         ("triton_tem_fused_mm_3", "linear"),
+        ("void (anonymous namespace)::upsample_bilinear2d_nhwc_out_frame<BFloat16, float>", "elementwise"),
         ("_quantize_rows", "rounding"),
         ("_dequantize", "rounding"),
         ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128, 4>>", "attention"),

@@ -1,15 +1,18 @@
-"""The native kernels on another instruction set than the best of this CPU."""
+"""The native kernels on another instruction set than the best of this CPU, and what only some CPUs can do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from torch import nn
 
 from vggtq.machine import native
 from vggtq.network.int8_attention import is_right as attention_is_right
 from vggtq.quant.kernels.cpu.native_block import is_right as blocks_are_right
 from vggtq.quant.kernels.cpu.native_conv import is_right as convolution_is_right
 from vggtq.quant.kernels.cpu.native_linear import is_right
+from vggtq.quant.kernels.cpu.onednn_int8 import onednn_activation_bits
+from vggtq.quant.kernels.linear import QuantLinear
 
 
 def forget() -> None:
@@ -32,3 +35,11 @@ def capped(isa: str) -> Iterator[None]:
         use(isa, patch)
         yield
     forget()
+
+
+def skip_where_onnx_runtime_saturates(model: nn.Module) -> None:
+    """Skips a test that needs exact products of 8-bit codes from ONNX Runtime, which CPUs without VNNI do not have there."""
+    layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
+    eight = any(layer.activations.mode != "none" and layer.spec.bits == 8 for layer in layers)
+    if eight and onednn_activation_bits() == 7:
+        pytest.skip("ONNX Runtime's int8 products saturate on this CPU")

@@ -12,6 +12,7 @@ from vggtq.config.names import config_hash, plain
 from vggtq.config.validate import Job, composed
 from vggtq.errors import ConfigError, MissingExtraError
 from vggtq.export import main as export
+from vggtq.quant.kernels.cpu.onednn_int8 import onednn_activation_bits
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -49,6 +50,8 @@ def test_a_run_in_openvino_has_that_engines_numbers(tmp_path: Path) -> None:
 
 
 def test_a_run_in_onnx_runtime_multiplies_integers(tmp_path: Path) -> None:
+    if onednn_activation_bits() == 7:
+        pytest.skip("ONNX Runtime's int8 products saturate on this CPU")
     quick = ("timing=off", "fresh_memory=false", "preview_scenes=0")
     record = run(tmp_path, "engine=onnxruntime", "scheme=int8_dynamic", *quick)
     assert record["status"] == "ok", record["error"]

@@ -1,8 +1,7 @@
 """Batches from a pool of rendered scenes, in the units that the losses want."""
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,18 +52,12 @@ def as_batch(images: Tensor, depth: Tensor, poses: Tensor, intrinsics: Tensor) -
     )
 
 
-@dataclass
-class Views:
-    """The rendered views of one scene as the pool keeps them."""
-
-    images: Tensor  # (V, 3, H, W) uint8
-    depth: Tensor  # (V, H, W) float16, metres
-    poses: Tensor  # (V, 3, 4) float32
-    intrinsics: Tensor  # (V, 3, 3) float32
-
-
 class Pool:
-    """The latest scenes of the training split before `next_scene`, from which batches are drawn at random."""
+    """The latest scenes of the training split before `next_scene`, from which batches are drawn at random.
+
+    They lie on the device in one tensor per quantity, images (N, V, 3, H, W) in 8 bits and depths (N, V, H, W) in half precision,
+    so that a batch is one look-up in each; a new scene takes the place of the oldest one.
+    """
 
     def __init__(
         self, config: PoolConfig, render: Callable[[int], Frames], next_scene: int, device: torch.device
@@ -74,12 +67,13 @@ class Pool:
         # A training that is taken up again starts with the scenes that it rendered last.
         self.next_scene = max(0, next_scene - config.first_scenes)
         self._owed = 0.0
-        self._scenes: deque[Views] = deque(maxlen=config.scenes)
+        self._held, self._place = 0, 0
+        self._tensors: tuple[Tensor, ...] = ()
         for _ in range(config.first_scenes):
             self._add()
 
     def __len__(self) -> int:
-        return len(self._scenes)
+        return self._held
 
     def renew(self) -> None:
         """Adds as many scenes as one step is worth; the oldest ones leave once the pool is full."""
@@ -91,28 +85,28 @@ class Pool:
 
     def _add(self) -> None:
         frames = self.render(self.next_scene)
-        views = Views(
+        scene = (
             (frames.images[0] * 255).round().byte(),
             frames.depth[0].half(),
             frames.extrinsics[0].float(),
             frames.intrinsics[0].float(),
         )
-        self._scenes.append(views)
+        if not self._tensors:
+            self._tensors = tuple(t.new_empty(self.config.scenes, *t.shape) for t in scene)
+        for mine, new in zip(self._tensors, scene, strict=True):
+            mine[self._place] = new
+        self._place = (self._place + 1) % self.config.scenes
+        self._held = min(self._held + 1, self.config.scenes)
         self.next_scene += 1
 
     def draw(self, scenes: int, frames: int, brightness: float, generator: torch.Generator) -> Batch:
         """`frames` views of each of `scenes` scenes in random order, all of a scene lighter or darker by one factor."""
-        which = torch.randint(len(self), (scenes,), generator=generator).tolist()
+        which = torch.randint(len(self), (scenes, 1), generator=generator).to(self.device)
         order = torch.rand(scenes, self.config.views, generator=generator).argsort(1)[:, :frames]
-        factor = torch.exp(brightness * (2 * torch.rand(scenes, generator=generator) - 1))
-        picked = {
-            f.name: torch.stack(
-                [getattr(self._scenes[i], f.name)[row] for i, row in zip(which, order, strict=True)]
-            )
-            for f in fields(Views)
-        }
-        images = picked["images"].float() / 255 * factor.to(self.device)[:, None, None, None, None]
-        return as_batch(images.clamp(max=1), picked["depth"].float(), picked["poses"], picked["intrinsics"])
+        factor = torch.exp(brightness * (2 * torch.rand(scenes, 1, 1, 1, 1, generator=generator) - 1))
+        images, depth, poses, intrinsics = (t[which, order.to(self.device)] for t in self._tensors)
+        images = images.float() / 255 * factor.to(self.device)
+        return as_batch(images.clamp(max=1), depth.float(), poses, intrinsics)
 
 
 def rendering(config: TrainConfig, device: torch.device) -> Callable[[int], Frames]:

@@ -21,7 +21,7 @@ from vggtq.machine.timing import quartiles
 def captured(call: Callable[[], object], warmup: int = 3) -> Callable[[], None]:
     """`call` as a CUDA graph; its replay. Runs it before, so that searches for tiles and compilation stay outside.
 
-    The graph reads and writes the tensors that `call` saw, at their addresses: the closure has to keep them.
+    The graph reads the tensors that `call` holds, a model's weights among them, at their addresses: the replay keeps `call` alive.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -37,7 +37,7 @@ def captured(call: Callable[[], object], warmup: int = 3) -> Callable[[], None]:
     def replay() -> None:
         graph.replay()
 
-    replay.outputs = kept  # type: ignore[attr-defined]  # as long as the graph lives, so does the memory that it writes
+    replay.held = (call, kept)  # type: ignore[attr-defined]  # what the graph reads, and what it writes
     return replay
 
 
@@ -81,9 +81,9 @@ def paired(
 
 
 # The first that matches, without regard to case. Inductor names pointwise kernels after the products that they follow, and
-# cuDNN names attention after convolutions, so these come first.
+# cuDNN names attention after convolutions, and a bilinear upsampling is no linear, so these come first.
 KINDS: tuple[tuple[str, str], ...] = (
-    ("elementwise", r"^triton_(poi|per|red)_"),
+    ("elementwise", r"^triton_(poi|per|red)_|upsample"),
     ("attention", r"flash|fmha|sdpa|attention"),
     ("rounding", r"quantize"),
     ("convolution", r"conv(?!ert)|fprop|dgrad|implicit_gemm|nchwtonhwc|nhwctonchw|im2col|winograd"),
