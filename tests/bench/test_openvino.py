@@ -1,6 +1,7 @@
 """OpenVINO's rows of the benchmark: where it is installed, and where it is not."""
 
 import importlib.util
+import logging
 
 import pytest
 import torch
@@ -57,5 +58,7 @@ def test_a_network_that_it_cannot_convert_says_why() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise ValueError("no such layer")
 
+    level = logging.root.level
     found = list(openvino_candidates(Unknown(), torch.randn(3, 64)))
     assert found and all(isinstance(missing, Missing) for missing in found)
+    assert logging.root.level == level, "warnings of ours would not be seen from here on"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggtq.engines.extras import required
+from vggtq.terminal.logs import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,8 @@ def write_openvino(
     openvino = required("openvino", "openvino")
     graph = path.with_name("graph.onnx")
     write_onnx(network, images, graph, {}, outputs)
-    model = openvino.convert_model(graph)
+    with quiet("openvino"):
+        model = openvino.convert_model(graph)
     model.set_rt_info(str(ROUNDED if rounds_inputs else 0), ["runtime_options", GROUP])
     for key, value in metadata.items():
         model.set_rt_info(value, [KEY, key])

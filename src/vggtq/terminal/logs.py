@@ -23,10 +23,14 @@ def log_lines() -> Iterator[None]:
 
 @contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Keeps warnings and the named loggers of other libraries silent, since one line of our own follows."""
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in loggers}
+    """Keeps warnings and the named loggers of other libraries silent, since one line of our own follows.
+
+    The root's level is restored too: OpenVINO's conversion raises it, after which no warning of ours would be seen.
+    """
+    named = [logging.getLogger(name) for name in loggers]
+    levels = {logger: logger.level for logger in (logging.root, *named)}
     try:
-        for logger in levels:
+        for logger in named:
             logger.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
