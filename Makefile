@@ -1,7 +1,10 @@
-# Every target sets itself up: .venv is made and filled when it is missing or older than what it is made from.
+# Every target sets itself up: .venv is made and filled when it is missing or older than what it is made from. The tools of
+# those who change vggtq are 140 packages more and come with the first target that needs them.
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.installed
+TOOLS := .venv/.tools
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-native test-browser lint sweep report accuracy bench docs clean distclean
@@ -13,28 +16,32 @@ NATIVE := src/vggtq/quant/kernels/native
 
 $(READY): pyproject.toml constraints.txt $(wildcard $(NATIVE)/*.h $(NATIVE)/*.cpp)
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,eth3d]'
+	$(INSTALL) -e .
+	@touch $@
+
+$(TOOLS): $(READY)
+	$(INSTALL) 'vggtq[dev,eth3d]'
 	@touch $@
 
 run: $(READY) ## quantize the default model, compare it with FP32, leave a record and a picture
 	$(PY) -m vggtq.run $(ARGS)
 
 # One thread for each of the processes: half the time of one process with two threads.
-test: $(READY) ## run all tests, four at a time where there are as many cores
+test: $(TOOLS) ## run all tests, four at a time where there are as many cores
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 # torch keeps what it has allocated to the end, which is no leak.
-test-native: $(READY) ## test the native kernels with sanitizers, and as g++, clang++ and a compiler for ARM build them
+test-native: $(TOOLS) ## test the native kernels with sanitizers, and as g++, clang++ and a compiler for ARM build them
 	$(PY) -m pytest -rs tests/quant/kernels/compiler_checks.py
 	$(PY) -m cmake -S $(NATIVE)/cmake -B build/native_test -DVGGTQ_SANITIZE=address,undefined -DVGGTQ_EVEX=ON
 	$(PY) -m cmake --build build/native_test --parallel 2
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  VGGTQ_LIBRARY=build/native_test/vggtq_native.so OMP_NUM_THREADS=1 $(PY) -m pytest tests/quant/kernels/test_native.py tests/quant/kernels/test_native_conv.py tests/network/test_int8_attention.py $(ARGS)
 
-test-browser: $(READY) ## test the report page in headless Chromium (apt-get install chromium chromium-driver)
+test-browser: $(TOOLS) ## test the report page in headless Chromium (apt-get install chromium chromium-driver)
 	$(PY) -m pytest tests/browser/page_checks.py $(ARGS)
 
-lint: $(READY) ## check style, formatting (C++ too), types, the direction of imports and English spelling
+lint: $(TOOLS) ## check style, formatting (C++ too), types, the direction of imports and English spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -54,7 +61,7 @@ accuracy: $(READY) ## run every row of docs/accuracy.md that is not there yet, a
 bench: $(READY) ## time kernels, blocks and whole models against FP32 and BF16
 	$(PY) -m vggtq.bench $(ARGS)
 
-docs: $(READY) ## write docs/record.md and build the guide as a site, outputs/site/index.html; broken links fail
+docs: $(TOOLS) ## write docs/record.md and build the guide as a site, outputs/site/index.html; broken links fail
 	$(PY) -m vggtq.records.reference docs/record.md
 	$(PY) -m zensical build --strict --clean
 

@@ -240,7 +240,7 @@ def test_a_wrong_input_ends_in_one_helpful_line(
 
 
 def _called(name: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """Exit status, and what the end of the process would print. Hydra, which `run` and `train` begin with, has a process of its own."""
+    """Exit status, and what the end of the process would print. `run` and `train` begin with Hydra, in another process."""
     if name in ("run", "train"):  # it changes logging for as long as a process lives
         done = vggtq(Path.cwd(), *argv, module=f"vggtq.{name}")
         return done.returncode, done.stdout + done.stderr

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from vggtq.accuracy.measures import COLUMNS
 from vggtq.config.compose import CONF, compose
-from vggtq.config.messages import first_line
+from vggtq.config.messages import read_table
 from vggtq.config.names import plain, run_name
 from vggtq.config.validate import validated
 from vggtq.errors import ConfigError, check_choice
@@ -128,12 +125,7 @@ def chosen_rows(plan: Plan, names: list[str]) -> list[str]:
 
 def read_plan(path: Path = FILE) -> Plan:
     """Raises ConfigError."""
-    try:
-        plan = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path.name}: {first_line(error)}") from error
-    assert isinstance(plan, Plan)
-    return plan
+    return read_table(path, Plan)
 
 
 def jobs_of(plan: Plan, name: str, extra: list[str], runs: Path) -> list[Job]:

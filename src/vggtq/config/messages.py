@@ -1,16 +1,21 @@
 """Mistakes in a configuration, told in one line that names value, rule and remedy."""
 
 import re
+from pathlib import Path
+from typing import TypeVar
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vggtq.config.compose import ADDED, CONF, GROUPS, compose, options
 from vggtq.config.schema import REPLACED
-from vggtq.errors import VggtqError, did_you_mean
+from vggtq.errors import ConfigError, VggtqError, did_you_mean
 from vggtq.machine.device import NO_MPS
 from vggtq.machine.exhausted import exhausted
 from vggtq.terminal.synonyms import meant
+
+Table = TypeVar("Table")
 
 
 def first_line(error: BaseException) -> str:
@@ -18,6 +23,16 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     key = next((line.strip().removeprefix("full_key: ") for line in lines if "full_key:" in line), None)
     return f"{key}: {lines[0]}" if key else lines[0]
+
+
+def read_table(path: Path, kind: type[Table]) -> Table:
+    """A YAML file as the dataclass that it is written for. Raises ConfigError, which names the file and the key."""
+    try:
+        table = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path.name}: {first_line(error)}") from error
+    assert isinstance(table, kind)
+    return table
 
 
 # Options that Hydra's plugins bring along.

@@ -7,11 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vggtq.config.schema import PLACES
+from vggtq.config.schema import PLACES, Engine
 from vggtq.network.memory import Memory
 from vggtq.quant.scheme.parts import GlobalAttention
 
-LATER = {"memory": asdict(Memory()), "scheme.global_attention": asdict(GlobalAttention())}
+# Keys that runs of earlier versions lack, and what they have been since: what such a run did.
+LATER = {
+    "memory": asdict(Memory()),
+    "scheme.global_attention": asdict(GlobalAttention()),
+    "engine": asdict(Engine()),
+}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -37,8 +42,6 @@ def config_hash(config: dict[str, Any]) -> str:
             within = copied
         if within.get(last) == default:
             within.pop(last, None)
-    if (config.get("engine") or {}).get("name") == "torch":
-        experiment.pop("engine", None)  # runs that were made before there was a choice
     return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -88,7 +88,7 @@ def export_network(
             "parity": {name: asdict(entry) for name, entry in parity.items()},
         }
         write_text(folder / f"{path.name}.json", json.dumps(record, indent=1) + "\n")
-        # The file itself last, so that whoever finds it finds the others too.
+        # The file itself last, so that where it is, the others are too.
         written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
         for file in written:
             file.replace(path.with_name(file.name))

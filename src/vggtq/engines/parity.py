@@ -46,8 +46,8 @@ def check(parity: Mapping[str, OutputParity], engine: str) -> None:
         if not entry.error <= entry.limit:
             raise ExportError(
                 f"{engine} computes {name} with a relative error of {entry.error:.2g}, above {entry.limit:.2g}; nothing was "
-                f"written. int8 products of ONNX Runtime saturate on a CPU without VNNI: export on another one there. Otherwise report "
-                f"it with the versions that vggtq --version and pip list print; format=torch_export works in either case"
+                f"written. int8 products of ONNX Runtime saturate on a CPU without VNNI; export on another. Otherwise report "
+                f"it with the versions that vggtq --version and pip list print. format=torch_export works in either case"
             )
 
 

@@ -1,4 +1,4 @@
-"""A network as torch.export's .pt2, with our operators: whoever loads it imports vggtq first."""
+"""A network as torch.export's .pt2, with our operators: a program that loads it imports vggtq first."""
 
 import json
 from collections.abc import Mapping

@@ -4,12 +4,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from vggtq.config.compose import CONF
-from vggtq.config.messages import first_line
-from vggtq.errors import ConfigError, check_choice
+from vggtq.config.messages import read_table
+from vggtq.errors import check_choice
 from vggtq.metrics.metric import TRUTH
 from vggtq.metrics.table import metrics
 
@@ -80,13 +77,7 @@ def papers() -> list[str]:
 def read_paper(name: str) -> Paper:
     """Raises ConfigError for an unknown name and for a file that is no such table."""
     check_choice("paper", name, papers())
-    path = FOLDER / f"{name}.yaml"
-    try:
-        paper = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Paper), OmegaConf.load(path)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path.name}: {first_line(error)}") from error
-    assert isinstance(paper, Paper)
-    return paper
+    return read_table(FOLDER / f"{name}.yaml", Paper)
 
 
 def overrides(paper: Paper, row: PublishedRow, extra: Sequence[str]) -> list[str]:

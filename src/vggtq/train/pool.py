@@ -55,8 +55,8 @@ def as_batch(images: Tensor, depth: Tensor, poses: Tensor, intrinsics: Tensor) -
 class Pool:
     """The latest scenes of the training split before `next_scene`, from which batches are drawn at random.
 
-    They lie on the device in one tensor per quantity, images (N, V, 3, H, W) in 8 bits and depths (N, V, H, W) in half precision,
-    so that a batch is one look-up in each; a new scene takes the place of the oldest one.
+    They lie on the device in one tensor per quantity, images (N, V, 3, H, W) in 8 bits and depths (N, V, H, W) in half
+    precision, so that a batch is one look-up in each; a new scene takes the place of the oldest one.
     """
 
     def __init__(

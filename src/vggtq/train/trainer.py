@@ -94,7 +94,9 @@ class Trainer:
         self.step, self.seconds, self.dense_steps, self.stopped = 0, 0.0, 0, False
         next_scene = self._resume() if self.checkpoint.exists() else 0
         self.choice = torch.Generator().manual_seed(config.seed + self.step)
-        if self.device.type == "cuda":  # it waits for launches, a dozen times as many with a few frames at a time
+        if (
+            self.device.type == "cuda"
+        ):  # it waits for launches, a dozen times as many with a few frames at a time
             for head in (self.model.depth_head, self.model.point_head):
                 assert head is not None
                 head.frames_at_a_time = config.dense_frames

@@ -21,7 +21,7 @@ from vggtq.machine.timing import quartiles
 def captured(call: Callable[[], object], warmup: int = 3) -> Callable[[], None]:
     """`call` as a CUDA graph; its replay. Runs it before, so that searches for tiles and compilation stay outside.
 
-    The graph reads the tensors that `call` holds, a model's weights among them, at their addresses: the replay keeps `call` alive.
+    The graph reads the tensors that `call` holds, a model's weights among them, at their addresses: the replay keeps it alive.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
