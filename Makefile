@@ -4,7 +4,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.installed
 TOOLS := .venv/.tools
-INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what is imported; compiling everything at installation takes a minute.
+INSTALL := $(PY) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-native test-browser lint sweep report accuracy bench docs clean distclean
