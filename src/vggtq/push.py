@@ -46,7 +46,7 @@ class Options:
     )
     message: str = option("of the commit; without one, what the model is", "")
     i_accept_the_licence: bool = option(
-        "for weights whose licence asks whoever passes them on to accept it: VGGT-Ω's", False
+        "for weights whose licence has to be accepted before they are passed on: VGGT-Ω's", False
     )
 
 

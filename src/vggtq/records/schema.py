@@ -1,7 +1,7 @@
 """The record of a run as dataclasses; on disk it is `result.json`. docs/record.md is made from their comments.
 
 A type without `None` holds for every record of a run that went well. What an older or a damaged file lacks reads as None all
-the same (`vggtq.records.plain`), so whoever reads files of others has to ask.
+the same (`vggtq.records.plain`), so a reader of such files has to check.
 """
 
 from dataclasses import dataclass, field

@@ -61,7 +61,7 @@ def execute(argv: Sequence[str] | None, command: Command[T], work: Callable[[T],
         if not answered(argv, command):
             status = work(parse(command.before(argv), command.options)) or 0
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         stop_printing()
         return 1
     except VggtqError as error:

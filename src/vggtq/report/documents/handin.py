@@ -115,7 +115,7 @@ def _results(group: Group, t: Translate) -> list[str]:
 
 
 def _metrics_csv(rows: Sequence[Row]) -> str:
-    """Every scheme × output × metric, for whoever computes with it."""
+    """Every scheme × output × metric, for further computations."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.key for metric in _metrics()]
