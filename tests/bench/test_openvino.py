@@ -14,6 +14,9 @@ from vggtq.bench.rows import INSTALL, Candidate, Missing
 installed = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="needs openvino")
 
 
+BY_NNCF = ("INT8 (NNCF)", "INT4 group 64 (NNCF)")
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 32)).eval().requires_grad_(False)
@@ -21,7 +24,7 @@ def network() -> nn.Module:
 
 def test_without_it_rows_say_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: None)
-    for multiplies, names in ((False, ["FP32", "INT8 (NNCF)"]), (True, ["FP32", "BF16", "INT8 (NNCF)"])):
+    for multiplies, names in ((False, ["FP32", *BY_NNCF]), (True, ["FP32", "BF16", *BY_NNCF])):
         monkeypatch.setattr(openvino, "has_bf16", lambda device, known=multiplies: known)
         found = list(openvino_candidates(network(), torch.randn(3, 64)))
         assert [missing.name for missing in found] == [f"OpenVINO {name}" for name in names]
@@ -32,12 +35,14 @@ def test_without_it_rows_say_how_to_install_it(monkeypatch: pytest.MonkeyPatch) 
 def test_fp32_is_exact_and_int8_close() -> None:
     net, x = network(), torch.randn(40, 64)
     exact = net(x)
-    fp32, *_, int8 = openvino_candidates(net, x)
+    fp32, *_, int8, int4 = openvino_candidates(net, x)
     assert isinstance(fp32, Candidate)
     assert (fp32.call() - exact).norm() < 1e-5 * exact.norm()
     if isinstance(int8, Missing):
         pytest.skip(int8.reason)
     assert 1e-4 * exact.norm() < (int8.call() - exact).norm() < 0.1 * exact.norm()
+    assert isinstance(int4, Candidate)
+    assert 1e-2 * exact.norm() < (int4.call() - exact).norm() < 0.3 * exact.norm()
     assert torch.equal(fp32.call(), fp32.call())
 
 

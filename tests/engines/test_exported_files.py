@@ -18,6 +18,8 @@ from vggtq.engines.exporting import SUFFIXES, ExportedFile, check_format, export
 from vggtq.engines.network import ExportedNetwork
 from vggtq.engines.sessions import arithmetic, open_session
 from vggtq.errors import ConfigError, DataError, DiskFull, ExportError, MissingExtraError, WeightsError
+from vggtq.models.vggt.config import PatchEmbedConfig
+from vggtq.models.vggt.vit import DinoV2
 from vggtq.quant.kernels.linear import QuantLinear
 from vggtq.quant.scheme.activations import Activations
 from vggtq.quant.scheme.methods import Transform
@@ -166,9 +168,23 @@ def test_a_file_that_computes_something_else_is_not_written(
 def test_the_model_is_whole_again_after_an_export_that_failed() -> None:
     model = quantized("int8")
     before = dict(model.named_modules())
-    with pytest.raises(ZeroDivisionError), exporting.exportable(model, exporting.ONNX):
+    with pytest.raises(ZeroDivisionError), exporting.exportable(model, exporting.ONNX, (28, 42)):
         raise ZeroDivisionError
     assert dict(model.named_modules()) == before
+
+
+def test_a_graph_for_one_size_has_the_positions_of_that_size() -> None:
+    config = PatchEmbedConfig(img_size=56, embed_dim=16, depth=1, num_heads=2)
+    vit = DinoV2(config).eval().requires_grad_(False)
+    nn.init.normal_(vit.pos_embed)
+    images = torch.rand(1, 3, 28, 42)
+    exact = vit(images)
+    with exporting.exportable(nn.Sequential(vit), exporting.ONNX, (28, 42)):
+        assert torch.equal(vit(images), exact)
+        graph = torch.export.export(vit, (images,)).graph
+        assert not [node for node in graph.nodes if "bicubic" in str(node.target)]
+    assert vit.fixed_positions is None
+    assert vit(torch.rand(1, 3, 56, 56)).shape == (1, 16, 16)
 
 
 def test_images_that_a_file_does_not_take_are_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ SMALLEST = [
     "model.architecture.aggregator={img_size:28,embed_dim:32,depth:1,num_heads:2}",
     "model.architecture.patch_embed={img_size:28,embed_dim:32,depth:1,num_heads:2}",
     "model.architecture.camera_head={trunk_depth:1,num_heads:2}",
+    "+model.architecture.camera_head.num_iterations=1",
     "model.architecture.dpt={features:16,out_channels:[8,8,16,16],intermediate_layer_idx:[0,0,0,0]}",
     "+model.architecture.heads={point:false}",
 ]
@@ -70,6 +71,17 @@ def test_an_export_from_an_artifact_and_one_from_the_checkpoint_are_the_same(tmp
     one, other = (json.loads((tmp_path / f"{name}.xml.json").read_text()) for name in ("artifact", "direct"))
     assert one["recipe"] == other["recipe"] and one["fingerprint"] == other["fingerprint"]
     assert (tmp_path / "artifact.bin").read_bytes() == (tmp_path / "direct.bin").read_bytes()
+
+
+@pytest.mark.parametrize(("format_", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_the_embedded_model_is_exported_in_mixed_bits(format_: str, suffix: str, tmp_path: Path) -> None:
+    """Its position table is stored for 112 pixels and shrinks for 84, which OpenVINO computes without the low-pass filter."""
+    out = tmp_path / f"mini{suffix}"
+    overrides = ["scheme=mixed_precision", "device=cpu", "device.threads=1", "cache=null"]
+    assert export([*overrides, f"format={format_}", f"out={out}"]) == 0
+    written = json.loads(Path(f"{out}.json").read_text())
+    assert all(entry["error"] < 1e-4 for entry in written["parity"].values()), written["parity"]
+    assert out.stat().st_size + sum(f.stat().st_size for f in tmp_path.glob("*.bin")) < 25 * 2**20
 
 
 @pytest.mark.parametrize(

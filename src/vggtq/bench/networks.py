@@ -6,17 +6,19 @@ The block has VGGT-1B's width. Of a whole model, heads included, the depth maps'
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from vggtq.bench.alternatives import TOOLS, Tool, candidate_of, compiled, quantized_by
+from vggtq.bench.exported import exported_candidates
 from vggtq.bench.openvino import openvino_candidates
 from vggtq.bench.rows import BF16, FP32, Candidate, Missing, Row, rows_of
 from vggtq.config.compose import compose
 from vggtq.config.validate import validated
 from vggtq.machine.device import has_bf16
-from vggtq.models.loading import bfloat16_twin, share_parameters
+from vggtq.models.loading import LoadedModel, bfloat16_twin, share_parameters
 from vggtq.models.vggt.positions import rope_table
 from vggtq.models.vggt.vit import Block
 from vggtq.network.int8_attention import int8_problem
@@ -42,6 +44,7 @@ SCHEMES = (
     Scheme("INT8 weights", Weights()),
     Scheme("INT4 group 64", INT4),
 )
+EXPORTED = tuple(scheme for scheme in SCHEMES if scheme.name in ("W8A8", "INT4 group 64"))
 THREADED = "W8A8, attention INT8"
 Run = Callable[[nn.Module], Tensor]
 """Runs a network, or a quantized twin of it, on the inputs of the case."""
@@ -116,15 +119,15 @@ def model_rows(device: torch.device, cases: tuple[Case, ...] = CASES) -> Iterato
         shared |= {"frames": case.frames, "size": [case.size, case.size], "weights": model.weights.kind}
         shared["float32_bytes"] = 4 * sum(p.numel() for p in model.module.parameters())
         references = list(_references(model.module, run, device))
-        own = _quantized(model.module, run)
+        found = chain(_quantized(model.module, run), _engines(model, images))
         if not case.everything:
-            for candidate in own:
+            for candidate in found:
                 yield rows_of(shared, [*references, candidate], case.seconds, device)
+                del candidate  # before the next one takes memory
             continue
         tools = [tool for tool in TOOLS if not tool.compiled]  # a whole model takes minutes to compile
-        found = [*references, *own, *_alternatives(model.module, run, tools)]
-        found += _by_openvino(model.module, _depth_and_others, images)
-        yield rows_of(shared, found, case.seconds, device)
+        found = chain(references, found, _alternatives(model.module, run, tools))
+        yield rows_of(shared, list(found), case.seconds, device)
 
 
 def _references(module: nn.Module, run: Run, device: torch.device) -> Iterator[Candidate]:
@@ -173,6 +176,13 @@ def _on_one_thread(call: Callable[[], Tensor], threads: int) -> Tensor:
         return call()
     finally:
         torch.set_num_threads(threads)
+
+
+def _engines(model: LoadedModel, images: Tensor) -> Iterator[Candidate | Missing]:
+    """The model as OpenVINO converts it, and files with our codes in OpenVINO and in ONNX Runtime. On CPUs alone."""
+    yield from _by_openvino(model.module, _depth_and_others, images)
+    if images.device.type == "cpu":
+        yield from exported_candidates(model, images[0], EXPORTED)
 
 
 Bind = Callable[[nn.Module, Tensor], Tensor | tuple[Tensor, ...]]

@@ -15,31 +15,33 @@ TOOL = "openvino"
 
 
 def openvino_candidates(network: nn.Module, x: Tensor) -> Iterator[Candidate | Missing]:
-    """network: x to tensors, the first of which is compared, on the CPU. FP32, BF16 where the CPU has it, and INT8 by NNCF.
+    """network: x to tensors, the first of which is compared. FP32, BF16 where the CPU has it, INT8 and INT4 by NNCF.
 
     INT8 are weights and activations, calibrated on `x` alone: its time is what counts, and its error is at its best.
+    INT4 are weights in groups of 64.
     """
     half = has_bf16(x.device)
     names = {"OpenVINO FP32": "f32"} | ({"OpenVINO BF16": "bf16"} if half else {})
-    int8 = "OpenVINO INT8 (NNCF)"
+    by_nncf = {"OpenVINO INT8 (NNCF)": _int8, "OpenVINO INT4 group 64 (NNCF)": _int4}
     if not importlib.util.find_spec("openvino"):
-        yield from (Missing(name, TOOL, INSTALL) for name in (*names, int8))
+        yield from (Missing(name, TOOL, INSTALL) for name in (*names, *by_nncf))
         return
     try:
         model = _converted(network, x)
     except Exception as error:  # whatever another tool raises is that tool's row
-        yield from (Missing(name, TOOL, reason_of(error)) for name in (*names, int8))
+        yield from (Missing(name, TOOL, reason_of(error)) for name in (*names, *by_nncf))
         return
     for name, precision in names.items():
         yield _candidate(name, model, x, precision)
-    try:
-        quantized = _quantized(model, x)
-    except ModuleNotFoundError:
-        yield Missing(int8, TOOL, INSTALL)
-    except Exception as error:
-        yield Missing(int8, TOOL, reason_of(error))
-    else:
-        yield _candidate(int8, quantized, x, "bf16" if half else "f32")
+    for name, quantize in by_nncf.items():
+        try:
+            quantized = quantize(model, x)
+        except ModuleNotFoundError:
+            yield Missing(name, TOOL, INSTALL)
+        except Exception as error:
+            yield Missing(name, TOOL, reason_of(error))
+        else:
+            yield _candidate(name, quantized, x, "bf16" if half else "f32")
 
 
 def _converted(network: nn.Module, x: Tensor) -> Any:
@@ -49,12 +51,29 @@ def _converted(network: nn.Module, x: Tensor) -> Any:
         return openvino.convert_model(network, example_input=x, input=[x.shape])
 
 
-def _quantized(model: Any, x: Tensor) -> Any:
+def _int8(model: Any, x: Tensor) -> Any:
     import nncf
 
     with quiet("nncf"):
         return nncf.quantize(
             model, nncf.Dataset([x.numpy()]), model_type=nncf.ModelType.TRANSFORMER, subset_size=1
+        )
+
+
+def _int4(model: Any, x: Tensor) -> Any:
+    """Layers whose inputs are no multiple of 64 get smaller groups; without that NNCF refuses the network."""
+    import nncf
+
+    with quiet("nncf"):
+        return nncf.compress_weights(  # in place
+            model.clone(),
+            mode=nncf.CompressWeightsMode.INT4_SYM,
+            group_size=64,
+            ratio=1.0,
+            all_layers=True,
+            advanced_parameters=nncf.AdvancedCompressionParameters(
+                group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
+            ),
         )
 
 

@@ -104,7 +104,7 @@ def _write(
         write_torch(ExportedNetwork(model), images, path, known)
         return False
     target = OPENVINO if format_ == "openvino" else ONNX
-    with exportable(model, target) as network:
+    with exportable(model, target, _size(images)) as network:
         if format_ == "onnx":
             write_onnx(network, images, path, known, outputs)
             return False
@@ -127,10 +127,14 @@ def _predictions(
         if not rounds:
             return ours, None
         try:
-            with exportable(model, EXACT_INPUTS) as network:
+            with exportable(model, EXACT_INPUTS, _size(images)) as network:
                 return ours, predict(network)
         except ExportError:  # of numbers that only our own kernels know, and format=torch_export keeps
             return ours, ours
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return (images.shape[-2], images.shape[-1])
 
 
 def _check_disk(model: nn.Module, path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vggtq.engines.layers import ExportedConv, ExportedLinear, ExportedTransform, Target
 from vggtq.errors import ExportError, describe
+from vggtq.models.vggt.vit import DinoV2
 from vggtq.network.declared import common_outputs
 from vggtq.quant.kernels.linear import QuantLinear
 from vggtq.quant.kernels.modules import QuantConv, TransformedLinear
@@ -33,8 +34,11 @@ class ExportedNetwork(nn.Module):
 
 
 @contextmanager
-def exportable(model: nn.Module, target: Target) -> Iterator[ExportedNetwork]:
-    """The network with layers of an exported graph in place of quantized ones, for a `with` block. Raises ExportError."""
+def exportable(model: nn.Module, target: Target, size: tuple[int, int]) -> Iterator[ExportedNetwork]:
+    """The network with layers of an exported graph in place of quantized ones, for a `with` block. Raises ExportError.
+
+    size: height and width of the images that the graph will take.
+    """
     chosen = {
         str(module.attention_dtype)
         for module in model.modules()
@@ -46,10 +50,17 @@ def exportable(model: nn.Module, target: Target) -> Iterator[ExportedNetwork]:
             f"scheme.attention={name} has no operator in {target.name}; use scheme.attention=float32, or format=torch_export"
         )
     pairs = [(layer, _counterpart(layer, target)) for layer in _quantized(model)]
+    tables = [module for module in model.modules() if isinstance(module, DinoV2)]
     swap_modules_(model, {id(layer): exported for layer, exported in pairs})
     try:
+        for module in tables:
+            module.fix_positions_(
+                size
+            )  # OpenVINO resamples a table without the low-pass filter that shrinking it needs
         yield ExportedNetwork(model).eval()
     finally:
+        for module in tables:
+            module.fix_positions_(None)
         swap_modules_(model, {id(exported): layer for layer, exported in pairs})
 
 

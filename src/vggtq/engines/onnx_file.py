@@ -42,13 +42,15 @@ def write_onnx(
                 input_names=[INPUT],
                 output_names=outputs,
                 custom_translation_table=_translations(),
+                optimize=False,  # half of the time goes to patterns that engines look for themselves
                 verbose=False,
             )
+            assert exported is not None
+            _simplify_(exported.model)
     except RuntimeError as error:  # that of the exporter is one
         raise ExportError(
             f"the ONNX exporter of torch {torch.__version__} does not translate this network: {describe(error)}"
         ) from error
-    assert exported is not None
     model = exported.model
     _store_half_bytes(model, network, ir)
     _name_frames(model, ir)
@@ -62,6 +64,26 @@ def write_onnx(
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the ONNX checker refuses what was exported: {describe(error)}") from error
+
+
+def _simplify_(model: "onnx_ir.Model") -> None:
+    """Computes what is constant, and holds everything once."""
+    from onnx_ir import passes
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    passes.Sequential(common.InlinePass())(model)
+    optimizer.fold_constants(model)
+    passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 @contextmanager

@@ -44,10 +44,13 @@ def check(parity: Mapping[str, OutputParity], engine: str) -> None:
     """Raises ExportError for an output that is further off than its limit, or not finite."""
     for name, entry in parity.items():
         if not entry.error <= entry.limit:
+            known = ""
+            if engine.startswith("OnnxRuntime") and entry.limit > WEIGHT_ONLY:
+                known = "int8 products of ONNX Runtime saturate on a CPU without VNNI; export on another. Otherwise "
             raise ExportError(
                 f"{engine} computes {name} with a relative error of {entry.error:.2g}, above {entry.limit:.2g}; nothing was "
-                f"written. int8 products of ONNX Runtime saturate on a CPU without VNNI; export on another. Otherwise report "
-                f"it with the versions that vggtq --version and pip list print. format=torch_export works in either case"
+                f"written. {known}{'r' if known else 'R'}eport it with the versions that vggtq --version and pip list print. "
+                "format=torch_export works in either case"
             )
 
 

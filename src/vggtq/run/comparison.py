@@ -144,6 +144,8 @@ class Comparison:
 
     def _keep_first(self, scene: Scene, reference: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         self.first = scene
+        shapes = ", ".join(f"{name} {tuple(output.shape)}" for name, output in outputs.items())
+        log.info("outputs of %s: %s", scene.name, shapes)
         if "depth" in reference:
             frames = min(self.config.picture_frames, len(scene.images))
             self.depths = tuple(maps["depth"][:frames, ..., 0].clone() for maps in (reference, outputs))

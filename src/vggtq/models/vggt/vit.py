@@ -165,6 +165,7 @@ class DinoV2(nn.Module):
         dim, side = config.embed_dim, config.img_size // config.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side**2, dim))
+        self.fixed_positions: Tensor | None = None
         self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, dim))
         if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
@@ -200,8 +201,17 @@ class DinoV2(nn.Module):
         # Registers come after the class token and have no position.
         return torch.cat([x[:, :1], self.register_tokens.expand(frames, -1, -1), x[:, 1:]], dim=1)
 
+    def fix_positions_(self, size: tuple[int, int] | None) -> None:
+        """From now on images have this height and width, and a traced graph has the table as a constant; None: any size."""
+        self.fixed_positions = None
+        if size is not None:
+            with torch.no_grad():
+                self.fixed_positions = self._positions(*size)
+
     def _positions(self, height: int, width: int) -> Tensor:
         """(1, 1 + P, C): the stored table, or its bicubic resampling to the grid of the image."""
+        if self.fixed_positions is not None:
+            return self.fixed_positions
         p, side = self.config.patch_size, self.config.img_size // self.config.patch_size
         gh, gw = height // p, width // p
         if gh * gw == side**2 and height == width:
