@@ -17,6 +17,7 @@ from vggtq.bench.openvino import openvino_candidates
 from vggtq.bench.rows import BF16, FP32, Candidate, Missing, Row, rows_of
 from vggtq.config.compose import compose
 from vggtq.config.validate import validated
+from vggtq.engines.network import fixed_positions
 from vggtq.machine.device import has_bf16
 from vggtq.models.loading import LoadedModel, bfloat16_twin, share_parameters
 from vggtq.models.vggt.positions import rope_table
@@ -180,7 +181,10 @@ def _on_one_thread(call: Callable[[], Tensor], threads: int) -> Tensor:
 
 def _engines(model: LoadedModel, images: Tensor) -> Iterator[Candidate | Missing]:
     """The model as OpenVINO converts it, and files with our codes in OpenVINO and in ONNX Runtime. On CPUs alone."""
-    yield from _by_openvino(model.module, _depth_and_others, images)
+    candidates = _by_openvino(model.module, _depth_and_others, images)
+    with fixed_positions(model.module, (images.shape[-2], images.shape[-1])):
+        converted = next(candidates, None)  # all are made of the graph that the first one is made of
+    yield from chain(filter(None, [converted]), candidates)
     if images.device.type == "cpu":
         yield from exported_candidates(model, images[0], EXPORTED)
 

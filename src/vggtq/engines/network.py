@@ -50,18 +50,25 @@ def exportable(model: nn.Module, target: Target, size: tuple[int, int]) -> Itera
             f"scheme.attention={name} has no operator in {target.name}; use scheme.attention=float32, or format=torch_export"
         )
     pairs = [(layer, _counterpart(layer, target)) for layer in _quantized(model)]
-    tables = [module for module in model.modules() if isinstance(module, DinoV2)]
     swap_modules_(model, {id(layer): exported for layer, exported in pairs})
     try:
+        with fixed_positions(model, size):
+            yield ExportedNetwork(model).eval()
+    finally:
+        swap_modules_(model, {id(exported): layer for layer, exported in pairs})
+
+
+@contextmanager
+def fixed_positions(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
+    """Position tables of one image size, for a `with` block: OpenVINO shrinks tables without the low-pass filter of torch."""
+    tables = [module for module in model.modules() if isinstance(module, DinoV2)]
+    try:
         for module in tables:
-            module.fix_positions_(
-                size
-            )  # OpenVINO resamples a table without the low-pass filter that shrinking it needs
-        yield ExportedNetwork(model).eval()
+            module.fix_positions_(size)
+        yield
     finally:
         for module in tables:
             module.fix_positions_(None)
-        swap_modules_(model, {id(exported): layer for layer, exported in pairs})
 
 
 def _quantized(model: nn.Module) -> list[nn.Module]:
