@@ -955,3 +955,24 @@ def test_no_line_of_the_pareto_chart_runs_through_another_point() -> None:
         for other in points:
             if np.abs(other - start).max() > 8:
                 assert np.abs(start + steps - other).max(axis=1).min() > 4
+
+
+def test_a_run_in_another_engine_has_the_bytes_of_its_file() -> None:
+    data = record("INT8 in OpenVINO")
+    ours = row_of(data)
+    data["engine"] = {
+        "name": "openvino",
+        "version": "2026.4.1",
+        "file_bytes": 2 * int(ours["stored_bytes"]),
+        "threads": 1,
+        "ran": {"FullyConnected": 54},
+        "arithmetic": "weights dequantized, products in float",
+        "float_precision": "float32",
+        "parity": {"depth": {"error": 1e-6, "limit": 1e-3}},
+    }
+    row = row_of(data)
+    assert (row["engine"], row["arithmetic"]) == ("openvino", "weights dequantized, products in float")
+    assert row["stored_bytes"] == 2 * ours["stored_bytes"]
+    assert row["compression_vs_fp32"] == pytest.approx(ours["float32_bytes"] / row["stored_bytes"])
+    assert row["bits_per_weight"] == pytest.approx(8 * row["stored_bytes"] / ours["parameters"])
+    assert ours["engine"] is None

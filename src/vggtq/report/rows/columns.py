@@ -50,6 +50,8 @@ ABOUT = {
     "group_size": "weights per scale, where grouped",
     "activation_bits": "empty: float activations",
     "calibration": "what the recipe was fitted on, as in calibration=; empty: it looks at no data",
+    "engine": "what ran the quantized model, where that was not torch; its sizes are those of the exported file",
+    "arithmetic": "what products of quantized layers were computed with in that engine",
     "calibrated_elsewhere": "true: on rendered scenes, while the data are photographs",
 }
 CHANGE = {

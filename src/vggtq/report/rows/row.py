@@ -40,7 +40,7 @@ def record_row(record: Record) -> Row:
     """The row of one record: every name of `COLUMNS`, then whatever further numbers the record measured."""
     row: Row = dict.fromkeys(COLUMNS)
     row |= _identity(record) | _scheme(record.scheme or nothing(SchemeEntry))
-    row |= _numbers(record.size, SIZES)
+    row |= _numbers(record.size, SIZES) | _engine(record)
     calibration = text(record.calibration.name) if record.calibration else None
     row["calibration"] = calibration
     row["calibrated_elsewhere"] = is_calibrated_elsewhere(calibration, row["dataset"])
@@ -83,6 +83,23 @@ def _numbers(part: object, names: Iterable[str], prefix: str = "") -> Row:
 
 def _texts(part: object, names: Iterable[str]) -> Row:
     return {name: text(getattr(part, name)) for name in names}
+
+
+def _engine(record: Record) -> Row:
+    """Its name, and in place of the sizes of our own file those of its file, which stores more in float32."""
+    engine, size = record.engine, record.size
+    if engine is None:
+        return {}
+    row: Row = {"engine": text(engine.name), "arithmetic": text(engine.arithmetic)}
+    bytes_ = number(engine.file_bytes)
+    if not bytes_ or size is None:
+        return row
+    return row | {
+        "stored_bytes": bytes_,
+        "compression_vs_fp32": size.float32_bytes / bytes_,
+        "compression_vs_fp16": size.float16_bytes / bytes_,
+        "bits_per_weight": 8 * bytes_ / size.parameters,
+    }
 
 
 def _identity(record: Record) -> Row:
