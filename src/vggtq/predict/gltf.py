@@ -19,7 +19,7 @@ from vggtq.predict.cloud import Cloud, Points
 from vggtq.predict.result import Prediction
 
 MOST_POINTS = 10_000_000  # 240 MB: browsers hold no much larger buffer
-FLOAT, POINTS, LINES = 5126, 0, 1  # numbers of the specification
+FLOAT, ARRAY_BUFFER, POINTS, LINES = 5126, 34962, 0, 1  # numbers of the specification
 TURN = [1.0, 0.0, 0.0, 0.0]  # quaternion x, y, z, w: 180° about x
 UNLIT = "KHR_materials_unlit"
 POINT_MATERIAL, CAMERA_MATERIAL = 0, 1
@@ -124,7 +124,8 @@ class _Tree:
 
     def _vectors(self, values: NDArray[np.float32]) -> int:
         """An accessor of (n, 3) float32 that come next in the binary part."""
-        view = {"buffer": 0, "byteOffset": self.length, "byteLength": values.nbytes}
+        place = {"byteOffset": self.length, "byteLength": values.nbytes}
+        view = {"buffer": 0, "target": ARRAY_BUFFER, **place}
         self.length += values.nbytes
         accessor = {
             "bufferView": self._add("bufferViews", view),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from vggtq.predict.cloud import Cloud, write_ply
 from vggtq.predict.colmap_text import FILES, write_colmap
 from vggtq.predict.gltf import write_glb
 from vggtq.predict.options import Options
+from vggtq.predict.recording import write_rrd
 from vggtq.predict.result import Prediction
 from vggtq.predict.sheet import write_sheet
 from vggtq.records.plain import plain
 from vggtq.terminal.progress import Steps
 
 INDEX = "prediction.json"
+RECORDING = "scene.rrd"
 
 
 class OutputFolder:
@@ -71,14 +74,22 @@ def _listed(index: Path) -> list[str]:
 
 
 def write_all(
-    folder: OutputFolder, prediction: Prediction, options: Options, caption: str, steps: Steps
+    folder: OutputFolder,
+    predictions: Sequence[tuple[str, Prediction]],
+    options: Options,
+    steps: Steps,
 ) -> dict[str, Any]:
-    """The files of OutputFolder, and what the index says of them: `depth`, `points`, `colmap`."""
-    steps.step("writing", len(prediction.inputs.names) + 4)
+    """The files of OutputFolder, and what the index says of them: `depth`, `points`, `colmap`.
+
+    predictions: with the title of their model; what is not the first is in scene.rrd alone.
+    """
+    caption, prediction = predictions[0]
+    steps.step("writing", len(prediction.inputs.names) + 5)
     depth = _write_maps(folder, prediction, options.depth, steps)
     write_cameras_json(folder.file("cameras.json"), prediction)
     write_transforms_json(folder.file("transforms.json"), prediction)
-    cloud = Cloud(prediction, options.confidence, prediction.points is not None)
+    shown = [(title, Cloud(p, options.confidence, p.points is not None)) for title, p in predictions]
+    cloud = shown[0][1]
     write_ply(folder.file("points.ply"), cloud)
     steps.advance()
     write_glb(folder.file("scene.glb"), prediction, cloud)
@@ -88,6 +99,9 @@ def write_all(
     thinned = write_colmap(folder.path / "colmap", prediction, cloud, options.colmap_points)
     steps.advance()
     write_sheet(folder.file("preview.png"), prediction, caption)
+    steps.advance()
+    if options.viewer != "none":
+        write_rrd(folder.file(RECORDING), shown)
     steps.advance()
     points = {
         "source": "head" if cloud.head else "depth",
