@@ -55,7 +55,8 @@ def _document(prediction: Prediction, cloud: Cloud) -> dict[str, Any]:
     tree = _Tree()
     names = prediction.inputs.stems
     points = [tree.points(names[p.frame], p) for p in cloud.thinned(MOST_POINTS) if len(p.xyz)]
-    cameras = [tree.camera(names[i], prediction, i, corners) for i, corners in enumerate(_frusta(prediction))]
+    frames = enumerate(zip(prediction.opengl_poses(), _frusta(prediction), strict=True))
+    cameras = [tree.camera(names[i], prediction, i, pose, corners) for i, (pose, corners) in frames]
     groups = [tree.group("points", points)] if points else []
     root = tree.group("world", [*groups, tree.group("cameras", cameras)], rotation=TURN)
     return {
@@ -94,7 +95,14 @@ class _Tree:
         }
         return self._drawn(f"points/{name}", primitive)
 
-    def camera(self, name: str, prediction: Prediction, frame: int, corners: NDArray[np.float32]) -> int:
+    def camera(
+        self,
+        name: str,
+        prediction: Prediction,
+        frame: int,
+        pose: NDArray[np.float64],
+        corners: NDArray[np.float32],
+    ) -> int:
         """The node of one camera. glTF's has no principal point: it looks through the centre of the image."""
         K, file = prediction.source_intrinsics(frame), prediction.inputs.files[frame]
         width, height = file.width / K[0, 0], file.height / K[1, 1]
@@ -111,7 +119,7 @@ class _Tree:
         view = self._add("cameras", {"type": "perspective", "perspective": lens})
         # a node of its own: readers take a node for a camera or for lines, seldom for both
         child = self._add("nodes", {"name": f"view/{name}", "camera": view})
-        matrix = prediction.opengl_poses()[frame].T.ravel().tolist()  # column by column
+        matrix = pose.T.ravel().tolist()  # column by column
         return self._drawn(f"cameras/{name}", primitive, children=[child], matrix=matrix)
 
     def group(self, name: str, children: list[int], **more: Any) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Prediction:
         affine = self.inputs.transforms[frame].intrinsics(np.eye(3))
         return np.asarray(np.linalg.solve(affine, self.intrinsics[frame]))
 
-    @property
+    @cached_property
     def camera_size(self) -> float:
         """How deep viewers draw the frustum of a camera: a tenth of the median depth, in the network's unit."""
         with np.errstate(invalid="ignore"):
