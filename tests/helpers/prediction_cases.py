@@ -21,11 +21,11 @@ from vggtq.predict.result import Prediction, as_prediction
 SIZE = (56, 84)  # height and width: what images of this size are for a model of 84 pixels
 
 
-def write_model(folder: Path) -> Path:
-    """vggt_mini with 8-bit weights."""
+def write_model(folder: Path, bits: int = 8) -> Path:
+    """vggt_mini with weights of so many bits."""
     config = validated(compose(["model=vggt_mini"])).model
     loaded = config.load(torch.device("cpu"))
-    scheme = Scheme("int8_symmetric", Weights())
+    scheme = Scheme(f"int{bits}_symmetric", Weights(bits=bits))
     quantization = quantize_(loaded.module, scheme, first_last=loaded.module.first_last_layers())
     return save(
         loaded.module, folder / "m.safetensors", scheme, quantization, loaded.weights, config.identity()

@@ -53,7 +53,7 @@ def test_everything_is_written_and_depth_is_the_model_s(tmp_path: Path, model: P
     out = tmp_path / "out"
     per_image = {f"{kind}/{x}.{end}" for x in "abc" for kind, end in
                  (("depth", "npy"), ("confidence", "npy"), ("preview", "png"))}  # fmt: skip
-    rest = {"cameras.json", "points.ply", "preview.png", "prediction.json"}
+    rest = {"cameras.json", "transforms.json", "points.ply", "scene.glb", "preview.png", "prediction.json"}
     assert files(out) == per_image | rest | {f"colmap/{n}.txt" for n in ("cameras", "images", "points3D")}
     paths = [tmp_path / f"photos/{x}.png" for x in "abc"]
     outputs = artifact.load(model).predict(preprocess(paths, size=84)[0])

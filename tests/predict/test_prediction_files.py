@@ -17,12 +17,12 @@ from vggtq.data.images import ImageFolder
 from vggtq.errors import DataError
 from vggtq.geometry import decode_pose
 from vggtq.predict import maps
+from vggtq.predict.cameras_json import write_cameras_json
 from vggtq.predict.cloud import Cloud, write_ply
 from vggtq.predict.colmap_text import name_notes, write_colmap
 from vggtq.predict.inputs import read_inputs
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
 from vggtq.predict.sheet import shorten, write_sheet
-from vggtq.predict.writer import write_cameras_json
 
 pycolmap = pytest.importorskip("pycolmap")  # which has no wheel for Linux on ARM
 

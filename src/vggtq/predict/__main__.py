@@ -16,11 +16,15 @@ COMMAND = Command(
     (
         "model=model.safetensors images=photos out=reconstruction",
         "model=model.safetensors out=reconstruction depth=png16 confidence=50 photos/*.jpg",
+        "model=int8.safetensors compare=int4.safetensors images=photos out=both viewer=open",
     ),
     """\
 Writes  depth/ confidence/ preview/   one file per image
         cameras.json  colmap/         cameras for vggtq's dataset=images and for COLMAP
+        transforms.json               cameras for nerfstudio and Gaussian splatting
         points.ply  preview.png       the coloured points, and everything at a glance
+        scene.glb                     points and cameras for Blender and browsers
+        scene.rrd                     with viewer= or compare=: a recording for rerun
         prediction.json               model, command, versions, images, sizes: written last
 
 --config-dir DIR adds a folder of your own configurations, as for vggtq run.

@@ -62,8 +62,7 @@ class Cloud:
         """The points of one frame after the other."""
         for frame, kept in enumerate(self._kept):
             v, u = np.nonzero(kept)
-            colours = self.prediction.inputs.images[frame].permute(1, 2, 0).numpy()[v, u]
-            rgb = (colours * 255).round().clip(0, 255).astype(np.uint8)
+            rgb = self.prediction.inputs.pixels(frame)[v, u]
             yield Points(frame, np.stack([u, v], axis=-1), self._world(frame)[v, u], rgb)
 
     def thinned(self, limit: int) -> Iterator[Points]:

@@ -37,6 +37,11 @@ class Inputs:
     def size_hw(self) -> tuple[int, int]:
         return (self.images.shape[-2], self.images.shape[-1])
 
+    def pixels(self, frame: int) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB of one image as the network sees it."""
+        image = self.images[frame].permute(1, 2, 0).numpy()
+        return np.asarray((image * 255).round().clip(0, 255).astype(np.uint8))
+
 
 def read_inputs(
     patterns: Sequence[str], out: Path, mode: str, image_size: int, patch_size: int = 14

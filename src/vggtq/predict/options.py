@@ -38,6 +38,15 @@ class Options:
         "percent of pixels to leave out of the point cloud, the least confident first", 30.0
     )
     colmap_points: int = option("most points in the COLMAP model, spread evenly", 100_000)
+    viewer: str = option(
+        "file writes scene.rrd, a recording for the viewer of rerun; open shows it as well; needs vggtq[viewer]",
+        "none",
+        choices=("none", "file", "open"),
+    )
+    compare: str | None = option(
+        "another model file of the same network; scene.rrd shows what both make of the images, side by side",
+        None,
+    )
     mode: str | None = option(
         "how images are prepared: crop, full width, top and bottom of tall images cut; pad, the whole image, white borders; "
         "area, balanced and max_size, docs/models.md; null: as for the model's training",
@@ -58,6 +67,13 @@ class Options:
     plugins: list[str] = option("modules of your own that the model was made with, e.g. [my_methods]", [])
 
     def __post_init__(self) -> None:
+        if self.compare is not None:
+            self.viewer = "file" if self.viewer == "none" else self.viewer
+            if self.budget_gb is not None:
+                raise ConfigError(
+                    f"budget_gb={self.budget_gb:g} with compare={self.compare}: plans are made for one model, not for two; "
+                    "leave budget_gb out, or use the memory.… options"
+                )
         if self.budget_gb is not None and self.budget_gb <= 0:
             raise ConfigError(f"budget_gb={self.budget_gb:g}: GiB, more than 0")
         if not 0 <= self.confidence < 100:

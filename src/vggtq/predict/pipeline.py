@@ -1,9 +1,10 @@
 """From options to files: reads the images, runs the network once on all of them, writes what it saw."""
 
+import gc
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,15 +13,13 @@ from typing import Any
 
 import torch
 
-from vggtq.artifact.header import Header, read_header
 from vggtq.artifact.read import QuantizedModel, load
-from vggtq.config.compose import options as config_names
 from vggtq.data.select import count
 from vggtq.errors import ConfigError
 from vggtq.machine.device import Device, make_deterministic, resolve_device
 from vggtq.machine.environment import environment
-from vggtq.models.checkpoints.source import REPO_ID
-from vggtq.models.loading import VGGTModel, model_of
+from vggtq.machine.memory import release_free_memory
+from vggtq.models.loading import model_of
 from vggtq.models.network import Network
 from vggtq.network.bounded import bound_, check
 from vggtq.network.declared import stage_names
@@ -30,8 +29,10 @@ from vggtq.predict.colmap_text import name_notes
 from vggtq.predict.inputs import Inputs, read_inputs
 from vggtq.predict.options import Options
 from vggtq.predict.plan import LADDER
+from vggtq.predict.recording import open_viewer, rerun
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
-from vggtq.predict.writer import OutputFolder, write_all
+from vggtq.predict.sources import Source, read_sources
+from vggtq.predict.writer import RECORDING, OutputFolder, write_all
 from vggtq.quant.kernels.per_tensor import check_inputs
 from vggtq.records.domain import model_notes
 from vggtq.terminal.progress import Steps
@@ -45,15 +46,18 @@ FITTED = "the model predicts no field of view: focal lengths are fitted to its p
 def predict(options: Options, argv: list[str]) -> None:
     """Runs one prediction. Raises VggtqError; the files appear only when the network is done."""
     begin, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    if options.viewer != "none":
+        rerun()  # a missing extra would be noticed last
     device = resolve_device(Device(options.device, options.threads))
     make_deterministic(0, device)
-    header = _header(options.model)
+    sources = read_sources(options)
+    source = sources[0]
     folder = OutputFolder(Path(options.out).expanduser(), options.overwrite)
-    budget = _budget(options, header, device)
+    budget = _budget(options, sources, device)
     with Steps() as steps:
         steps.step("reading images")
-        inputs = _inputs(options, header, folder.path)
-        log.info("%s, %s", _title(header), _describe(inputs))
+        inputs = _inputs(options, source, folder.path)
+        log.info("%s, %s", source.title, _describe(inputs))
         _tell(inputs.notes)
         chosen = budget.choose(inputs, options.memory) if budget else None
         if chosen:
@@ -61,24 +65,19 @@ def predict(options: Options, argv: list[str]) -> None:
         memory = chosen.memory if chosen else options.memory
         notes = [f"{lever} changes results" for lever in memory.lossy]
         _tell(notes)
-        steps.step("loading the model")
-        prediction, seconds = _predict(
-            _loaded(options, memory, device), inputs, options.points == "head", steps
-        )
-        problems = defects(prediction)
+        predictions, seconds = _predictions(sources, options, memory, device, inputs, steps)
+        problems = [note for s, p in zip(sources, predictions, strict=True) for note in _problems(s, p)]
         _tell(problems)
         folder.begin()
-        if prediction.intrinsics_fitted:
-            problems.append(FITTED)
-            log.info("note: %s", FITTED)
-        written = write_all(folder, prediction, options, _title(header), steps)
+        titled = [(s.title, p) for s, p in zip(sources, predictions, strict=True)]
+        written = write_all(folder, titled, options, steps)
     report = {
         "schema_version": SCHEMA_VERSION,
         "command": shlex.join(["python", "-m", "vggtq.predict", *argv]),
         "started": started,
         "seconds": {"predict": round(seconds, 3), "all": round(time.perf_counter() - begin, 3)},
         "environment": environment(device, 0),
-        "model": _model(header, Path(options.model)),
+        **{s.key: s.described() for s in sources},
         "settings": _settings(options, inputs),
         "images": _images(inputs),
     }
@@ -89,56 +88,74 @@ def predict(options: Options, argv: list[str]) -> None:
     folder.finish(report | written | {"notes": [*inputs.notes, *notes, *problems]})
     points, cameras = count(written["points"]["count"], "point"), count(len(inputs.names), "camera")
     log.info("%s and %s in %s after %.1f s", points, cameras, options.out, time.perf_counter() - begin)
+    if options.viewer == "open":
+        open_viewer(folder.path / RECORDING)
 
 
-def _header(model: str) -> Header:
-    """The header of the model file. For other names the error tells the command that makes a file."""
-    if not Path(model).expanduser().exists():
-        if model in config_names("model"):
-            raise ConfigError(
-                f"model={model} is a configuration, not a model file; make one with "
-                f"vggtq export model={model} scheme=int8_symmetric out={model}.safetensors"
-            )
-        if REPO_ID.fullmatch(model) and not model.endswith(".safetensors"):
-            raise ConfigError(f"model={model}: no such file; to fetch it from the hub: vggtq pull {model}")
-    return read_header(model)
-
-
-def _budget(options: Options, header: Header, device: torch.device) -> Budget | None:
+def _budget(options: Options, sources: Sequence[Source], device: torch.device) -> Budget | None:
     """Also checks the levers, before images are read."""
     planned = LADDER[0] if options.budget_gb is not None else options.memory
-    check_inputs(planned, header.scheme.activations)
-    if header.model:
-        check(model_of(header.model).skeleton(), options.memory, header.scheme.attention)
+    for header in (source.header for source in sources):
+        check_inputs(planned, header.scheme.activations)
+        if header.model:
+            check(model_of(header.model).skeleton(), options.memory, header.scheme.attention)
     if options.budget_gb is None:
         return None
     head = options.points == "head"
-    return Budget(options.budget_gb, header, Path(options.model).expanduser(), device, head)
+    return Budget(options.budget_gb, sources[0].header, Path(options.model).expanduser(), device, head)
 
 
-def _loaded(options: Options, memory: Memory, device: torch.device) -> QuantizedModel:
-    loaded = load(options.model, device)
+def _loaded(file: str, head: bool, memory: Memory, device: torch.device) -> QuantizedModel:
+    loaded = load(file, device)
     if memory.bounds:
         bound_(loaded.module, memory)
-    if options.points != "head" and isinstance(loaded.module, Network):
+    if not head and isinstance(loaded.module, Network):
         # what nobody asked for needs no time and no memory
         loaded.module.leave_out_points_()
     return loaded
 
 
-def _inputs(options: Options, header: Header, out: Path) -> Inputs:
-    model = model_of(header.model) if header.model else VGGTModel()
+def _inputs(options: Options, source: Source, out: Path) -> Inputs:
+    model = source.model()
     patch, size = model.patch_size, options.image_size or model.image_size
     if size < patch or size % patch:
         raise ConfigError(f"image_size={size} is not a positive multiple of the patch size {patch}")
     inputs = read_inputs(options.images, out, options.mode or model.mode, size, patch)
-    known = model_notes(model.name, model.domain, model.image_size, "these images", header.weights.random)
+    known = model_notes(
+        model.name, model.domain, model.image_size, "these images", source.header.weights.random
+    )
     return replace(inputs, notes=(*known, *inputs.notes, *name_notes(inputs.names)))
 
 
 def _tell(notes: Iterable[str]) -> None:
     for note in notes:
         log.info("note: %s", note)
+
+
+def _problems(source: Source, prediction: Prediction) -> list[str]:
+    """Notes on a prediction, with the option of its model where it is not the first."""
+    notes = [*defects(prediction), *([FITTED] if prediction.intrinsics_fitted else [])]
+    return notes if source.key == "model" else [f"{source.key}: {note}" for note in notes]
+
+
+def _predictions(
+    sources: Sequence[Source],
+    options: Options,
+    memory: Memory,
+    device: torch.device,
+    inputs: Inputs,
+    steps: Steps,
+) -> tuple[list[Prediction], float]:
+    """One prediction per model, each loaded when the one before is freed, and the seconds that the first network took."""
+    predictions, seconds, head = list[Prediction](), list[float](), options.points == "head"
+    for source in sources:
+        steps.step(f"loading {Path(source.file).name}")
+        prediction, taken = _predict(_loaded(source.file, head, memory, device), inputs, head, steps)
+        predictions.append(prediction)
+        seconds.append(taken)
+        gc.collect()
+        release_free_memory()
+    return predictions, seconds[0]
 
 
 def _predict(loaded: QuantizedModel, inputs: Inputs, head: bool, steps: Steps) -> tuple[Prediction, float]:
@@ -184,24 +201,6 @@ def _enough_memory(inputs: Inputs) -> Iterator[None]:
 def _describe(inputs: Inputs) -> str:
     height, width = inputs.size_hw
     return f"{count(len(inputs.names), 'image')} of {width}×{height} pixels as the model sees them"
-
-
-def _title(header: Header) -> str:
-    return f"{(header.model or {}).get('name', 'model')}, {header.label}"
-
-
-def _model(header: Header, path: Path) -> dict[str, Any]:
-    return {
-        "file": path.name,
-        "bytes": path.expanduser().stat().st_size,
-        "digest": header.digest,
-        "name": (header.model or {}).get("name"),
-        "scheme": header.label,
-        "rest": header.rest,
-        "weights": header.weights.source,
-        "fingerprint": header.weights.fingerprint,
-        "license": header.weights.license,
-    }
 
 
 def _settings(options: Options, inputs: Inputs) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vggtq.data.cameras.camera import FLIP_Y_AND_Z
 from vggtq.data.select import count
 from vggtq.errors import VggtqError
+from vggtq.geometry import invert_se3
 from vggtq.network.outputs import cameras_of, confidence_of
 from vggtq.predict.inputs import Inputs, covered
 
@@ -41,6 +44,17 @@ class Prediction:
         """(3, 3) in pixels of the original image, as stored in its file; pixel centres at integers."""
         affine = self.inputs.transforms[frame].intrinsics(np.eye(3))
         return np.asarray(np.linalg.solve(affine, self.intrinsics[frame]))
+
+    @cached_property
+    def camera_size(self) -> float:
+        """How deep viewers draw the frustum of a camera: a tenth of the median depth, in the network's unit."""
+        with np.errstate(invalid="ignore"):
+            usable = self.depth[np.isfinite(self.depth) & (self.depth > 0)]
+        return float(np.median(usable)) / 10 if usable.size else 0.1
+
+    def opengl_poses(self) -> NDArray[np.float64]:
+        """(S, 4, 4) camera to world, of cameras with OpenGL axes: x right, y up, z backward. The world is the same."""
+        return np.asarray(invert_se3(torch.from_numpy(self.extrinsics)).numpy() @ FLIP_Y_AND_Z)
 
     def source_pixels(self, frame: int, uv: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n, 2) pixels u, v of the network's frame in the original image; both with centres at integers."""

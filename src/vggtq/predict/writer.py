@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import numpy as np
 from vggtq.errors import ConfigError
 from vggtq.files.atomic import write_text
 from vggtq.predict import maps
+from vggtq.predict.cameras_json import write_cameras_json, write_transforms_json
 from vggtq.predict.cloud import Cloud, write_ply
 from vggtq.predict.colmap_text import FILES, write_colmap
+from vggtq.predict.gltf import write_glb
 from vggtq.predict.options import Options
+from vggtq.predict.recording import write_rrd
 from vggtq.predict.result import Prediction
 from vggtq.predict.sheet import write_sheet
 from vggtq.records.plain import plain
 from vggtq.terminal.progress import Steps
 
 INDEX = "prediction.json"
+RECORDING = "scene.rrd"
 
 
 class OutputFolder:
@@ -69,20 +74,34 @@ def _listed(index: Path) -> list[str]:
 
 
 def write_all(
-    folder: OutputFolder, prediction: Prediction, options: Options, caption: str, steps: Steps
+    folder: OutputFolder,
+    predictions: Sequence[tuple[str, Prediction]],
+    options: Options,
+    steps: Steps,
 ) -> dict[str, Any]:
-    """The files of OutputFolder, and what the index says of them: `depth`, `points`, `colmap`."""
-    steps.step("writing", len(prediction.inputs.names) + 3)
+    """The files of OutputFolder, and what the index says of them: `depth`, `points`, `colmap`.
+
+    predictions: with the title of their model; what is not the first is in scene.rrd alone.
+    """
+    caption, prediction = predictions[0]
+    steps.step("writing", len(prediction.inputs.names) + 5)
     depth = _write_maps(folder, prediction, options.depth, steps)
     write_cameras_json(folder.file("cameras.json"), prediction)
-    cloud = Cloud(prediction, options.confidence, prediction.points is not None)
+    write_transforms_json(folder.file("transforms.json"), prediction)
+    shown = [(title, Cloud(p, options.confidence, p.points is not None)) for title, p in predictions]
+    cloud = shown[0][1]
     write_ply(folder.file("points.ply"), cloud)
+    steps.advance()
+    write_glb(folder.file("scene.glb"), prediction, cloud)
     steps.advance()
     for name in FILES:
         folder.file(f"colmap/{name}")
     thinned = write_colmap(folder.path / "colmap", prediction, cloud, options.colmap_points)
     steps.advance()
     write_sheet(folder.file("preview.png"), prediction, caption)
+    steps.advance()
+    if options.viewer != "none":
+        write_rrd(folder.file(RECORDING), shown)
     steps.advance()
     points = {
         "source": "head" if cloud.head else "depth",
@@ -114,32 +133,4 @@ def _write_maps(folder: OutputFolder, prediction: Prediction, kind: str, steps: 
         "scale": scale,
         "median": float(np.median(finite)) if finite.size else None,
         "preview_range": list(limits),
-    }
-
-
-def write_cameras_json(path: Path, prediction: Prediction) -> None:
-    """In the format that `vggtq.data.cameras.json_files` reads, with the network's own frame beside it.
-
-    K belongs to the original image; `frame` has the network's image size and the K of its pixels.
-
-    The scale of the poses is unknown, so that no depth in millimetres is listed.
-    """
-    data = {
-        "pose_scale": "unknown",
-        "images": [_entry(prediction, i, path.parent) for i in range(len(prediction.inputs.names))],
-    }
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def _entry(prediction: Prediction, frame: int, folder: Path) -> dict[str, Any]:
-    inputs = prediction.inputs
-    height, width = inputs.size_hw
-    image = inputs.root / inputs.names[frame]
-    return {
-        "image": Path(os.path.relpath(image, folder.resolve())).as_posix(),
-        "width": inputs.files[frame].width,
-        "height": inputs.files[frame].height,
-        "K": prediction.source_intrinsics(frame).tolist(),
-        "w2c": [*prediction.extrinsics[frame].tolist(), [0.0, 0.0, 0.0, 1.0]],
-        "frame": {"width": width, "height": height, "K": prediction.intrinsics[frame].tolist()},
     }
