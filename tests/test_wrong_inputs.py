@@ -117,6 +117,8 @@ CASES: dict[str, list[tuple[str, str]]] = {
         ("model=m.safetensors images=photos out=made image_size=-14", "image_size=-14"),
         ("model=m.safetensors images=photos out=made depth=tiff", "depth=tiff is not one of"),
         ("model=m.safetensors images=photos out=made threads=0", "threads=0"),
+        ("model=m.safetensors images=photos out=made viewer=browser", "viewer=browser is not one of"),
+        ("model=m.safetensors images=photos out=made compare=nowhere.safetensors", "nowhere.safetensors"),
     ],
     "compare": [
         ("images=nowhere", "nowhere is not a folder"),

@@ -149,12 +149,13 @@ def _predictions(
     """One prediction per model, each loaded when the one before is freed, and the seconds that the first network took."""
     predictions, seconds, head = list[Prediction](), list[float](), options.points == "head"
     for source in sources:
+        if predictions:
+            gc.collect()
+            release_free_memory()
         steps.step(f"loading {Path(source.file).name}")
         prediction, taken = _predict(_loaded(source.file, head, memory, device), inputs, head, steps)
         predictions.append(prediction)
         seconds.append(taken)
-        gc.collect()
-        release_free_memory()
     return predictions, seconds[0]
 
 
