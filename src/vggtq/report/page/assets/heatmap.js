@@ -42,7 +42,7 @@ function drawHeat(shown) {
   const bottom = top + step * lines.length;
   const cursor = svg("rect", { class: "cursor", width: cell, height: step - 2, visibility: "hidden" });
   const map = svg("svg", { class: "chart", viewBox: `0 0 ${W} ${bottom + 44}`, tabindex: 0, role: "img", "aria-label": title },
-    ...cells, ...lines.map((row, y) => svg("text", { class: "row", x: left - 8, y: top + y * step + 14, "text-anchor": "end" }, clip(row.title, 29))),
+    ...cells, ...lines.map((row, y) => svg("text", { class: "row", x: left - 8, y: top + y * step + 14, "text-anchor": "end" }, clip(row.title, 27))),
     ...parts(used.map((i) => data.layers.names[i]), left, cell, bottom), cursor);
   const place = { x: 0, y: 0 };
   const point = (x, y, clientX, clientY) => {

@@ -18,7 +18,7 @@ function strips(id, title, all, place, marksOf, entries, axis) {
   const lines = shown.flatMap((row, i) => {
     const y = 10 + step * (i + 0.5);
     return [svg("line", { class: "grid", x1: left, x2: right, y1: y, y2: y }),
-      svg("text", { class: "row", x: left - 8, y: y + 4, "text-anchor": "end" }, clip(row.title, narrow.matches ? 19 : 27)), ...marksOf(row, x, y)];
+      svg("text", { class: "row", x: left - 8, y: y + 4, "text-anchor": "end" }, clip(row.title, narrow.matches ? 19 : 25)), ...marksOf(row, x, y)];
   });
   const one = axis === "p.axis_speed" ? [svg("line", { class: "one", x1: x(1), x2: x(1), y1: 10, y2: bottom })] : [];
   show(id, title, [legend(entries),

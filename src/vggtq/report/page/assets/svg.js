@@ -101,7 +101,7 @@ const chartWidth = () => (narrow.matches ? 400 : 640);
 const legend = (entries) => el("div", { class: "legend" }, ...entries.map(([cls, shape, words]) =>
   el("span", {}, svg("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, svg("g", { class: cls }, shape(7, 7))), words)));
 // The end of a name often is what tells it from others.
-const clip = (words, length) => (words.length > length ? `${words.slice(0, length - 10)}…${words.slice(-9)}` : words);
+const clip = (words, length) => (words.length > length ? `${words.slice(0, length - 11)}…${words.slice(-10)}` : words);
 
 function show(id, title, content, note = null) {
   $(id).replaceChildren(el("figcaption", {}, title), ...content, ...(note ? [el("p", { class: "small" }, note)] : []));
