@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helpers.guarded import Guarded
-from helpers.instruction_sets import use
+from helpers.instruction_sets import capped, use
 from helpers.linears import DYNAMIC, draw
 from vggtq.errors import ConfigError
 from vggtq.machine import native
@@ -475,3 +475,16 @@ def test_without_a_library_torch_is_used_and_the_log_says_so(
     monkeypatch.undo()
     for cached in (native.library, native.problem):
         cached.cache_clear()
+
+
+@built
+def test_weights_of_7_bits_keep_activations_of_8_where_products_would_saturate() -> None:
+    weight = draw("normal", 32, 64)
+    with capped("avx2"):
+        eight, seven = (
+            NativeLinear(pack_weight(weight, Weights(bits=bits)), None, DYNAMIC) for bits in (8, 7)
+        )
+        if eight.activation_bits != 7:
+            pytest.skip("no AVX2 here")
+        assert eight.notes[0].endswith("weights of 7 bits keep them (bits=7)")
+        assert seven.activation_bits == 8 and not seven.notes

@@ -75,11 +75,12 @@ class NativeLinear(KernelLayoutLinear):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.activation_bits is not None and self.activation_bits < self.activations.bits:
-            return (
-                f"activations have {self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}",
-            )
-        return ()
+        if self.activation_bits is None or self.activation_bits >= self.activations.bits:
+            return ()
+        note = f"activations have {self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}"
+        if self._native.input_bits(7, self.spec.symmetric) >= self.activations.bits:
+            note += "; weights of 7 bits keep them (bits=7)"
+        return (note,)
 
     def set_input_range(self, numbers: InputRange) -> None:
         super().set_input_range(numbers)
