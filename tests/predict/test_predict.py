@@ -18,8 +18,8 @@ from helpers.prediction_cases import photographs, write_model
 from vggtq import artifact
 from vggtq.data.preprocess import preprocess
 from vggtq.files.atomic import replacing
-from vggtq.predict import writer
 from vggtq.predict.__main__ import COMMAND, main
+from vggtq.predict.files import writer
 from vggtq.predict.inputs import stems
 from vggtq.predict.options import Options
 from vggtq.terminal.help import help_text

@@ -1,1 +1,1 @@
-"""What `vggtq predict` makes of images: maps, cameras, points, a sheet; one file per kind."""
+"""Images to a prediction: options, memory, the pass itself; its files are written by `files`."""

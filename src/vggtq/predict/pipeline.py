@@ -25,14 +25,14 @@ from vggtq.network.bounded import bound_, check
 from vggtq.network.declared import stage_names
 from vggtq.network.memory import Memory
 from vggtq.predict.budget import Budget, compared, tell
-from vggtq.predict.colmap_text import name_notes
+from vggtq.predict.files.colmap_text import name_notes
+from vggtq.predict.files.recording import open_viewer, rerun
+from vggtq.predict.files.writer import RECORDING, OutputFolder, write_all
 from vggtq.predict.inputs import Inputs, read_inputs
 from vggtq.predict.options import Options
 from vggtq.predict.plan import LADDER
-from vggtq.predict.recording import open_viewer, rerun
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
 from vggtq.predict.sources import Source, read_sources
-from vggtq.predict.writer import RECORDING, OutputFolder, write_all
 from vggtq.quant.kernels.per_tensor import check_inputs
 from vggtq.records.domain import model_notes
 from vggtq.terminal.progress import Steps

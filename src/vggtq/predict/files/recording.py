@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from vggtq.engines.extras import required
 from vggtq.files.atomic import replacing
 from vggtq.geometry import invert_se3
-from vggtq.predict.cloud import Cloud
-from vggtq.predict.maps import CONFIDENCE_COLOURS, DEPTH_COLOURS, colour_range
+from vggtq.predict.files.cloud import Cloud
+from vggtq.predict.files.maps import CONFIDENCE_COLOURS, DEPTH_COLOURS, colour_range
 from vggtq.predict.result import Prediction
 
 log = logging.getLogger(__name__)

@@ -10,15 +10,15 @@ import numpy as np
 
 from vggtq.errors import ConfigError
 from vggtq.files.atomic import write_text
-from vggtq.predict import maps
-from vggtq.predict.cameras_json import write_cameras_json, write_transforms_json
-from vggtq.predict.cloud import Cloud, write_ply
-from vggtq.predict.colmap_text import FILES, write_colmap
-from vggtq.predict.gltf import write_glb
+from vggtq.predict.files import maps
+from vggtq.predict.files.cameras_json import write_cameras_json, write_transforms_json
+from vggtq.predict.files.cloud import Cloud, write_ply
+from vggtq.predict.files.colmap_text import FILES, write_colmap
+from vggtq.predict.files.gltf import write_glb
+from vggtq.predict.files.recording import write_rrd
+from vggtq.predict.files.sheet import write_sheet
 from vggtq.predict.options import Options
-from vggtq.predict.recording import write_rrd
 from vggtq.predict.result import Prediction
-from vggtq.predict.sheet import write_sheet
 from vggtq.records.plain import plain
 from vggtq.terminal.progress import Steps
 

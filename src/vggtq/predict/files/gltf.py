@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggtq.files.atomic import replacing
-from vggtq.predict.cloud import Cloud, Points
+from vggtq.predict.files.cloud import Cloud, Points
 from vggtq.predict.result import Prediction
 
 MOST_POINTS = 10_000_000  # 240 MB: browsers hold no much larger buffer

@@ -16,13 +16,13 @@ from vggtq.data.cameras.colmap import read_cameras, read_images
 from vggtq.data.images import ImageFolder
 from vggtq.errors import DataError
 from vggtq.geometry import decode_pose
-from vggtq.predict import maps
-from vggtq.predict.cameras_json import write_cameras_json
-from vggtq.predict.cloud import Cloud, write_ply
-from vggtq.predict.colmap_text import name_notes, write_colmap
+from vggtq.predict.files import maps
+from vggtq.predict.files.cameras_json import write_cameras_json
+from vggtq.predict.files.cloud import Cloud, write_ply
+from vggtq.predict.files.colmap_text import name_notes, write_colmap
+from vggtq.predict.files.sheet import shorten, write_sheet
 from vggtq.predict.inputs import read_inputs
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
-from vggtq.predict.sheet import shorten, write_sheet
 
 pycolmap = pytest.importorskip("pycolmap")  # which has no wheel for Linux on ARM
 

@@ -15,7 +15,7 @@ import torch
 from vggtq.errors import DataError
 from vggtq.files.atomic import replacing
 from vggtq.geometry import matrix_to_quaternion
-from vggtq.predict.cloud import Cloud, Points
+from vggtq.predict.files.cloud import Cloud, Points
 from vggtq.predict.result import Prediction
 
 FILES = ("cameras.txt", "images.txt", "points3D.txt")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vggtq.files.atomic import replacing
 from vggtq.machine.fonts import drawable, find_cjk_font
-from vggtq.predict.maps import CONFIDENCE_COLOURS, DEPTH_COLOURS, colour_range
+from vggtq.predict.files.maps import CONFIDENCE_COLOURS, DEPTH_COLOURS, colour_range
 from vggtq.predict.result import Prediction
 from vggtq.terminal.logs import quiet
 

@@ -14,10 +14,11 @@ import torch
 from helpers.prediction_cases import exact_prediction, photographs, write_model
 from vggtq.artifact import read_header
 from vggtq.artifact.header import Header
-from vggtq.predict import pipeline, recording, sources
+from vggtq.predict import pipeline, sources
 from vggtq.predict.__main__ import main
-from vggtq.predict.cloud import Cloud
-from vggtq.predict.recording import write_rrd
+from vggtq.predict.files import recording
+from vggtq.predict.files.cloud import Cloud
+from vggtq.predict.files.recording import write_rrd
 
 NAMES = ("a", "b", "c")
 

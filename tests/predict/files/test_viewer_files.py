@@ -13,10 +13,10 @@ from vggtq.data.cameras.camera import world_to_camera
 from vggtq.data.cameras.json_files import read_json
 from vggtq.data.cameras.lens import intrinsic_matrix
 from vggtq.geometry import invert_se3
-from vggtq.predict import gltf
-from vggtq.predict.cameras_json import write_cameras_json, write_transforms_json
-from vggtq.predict.cloud import Cloud, write_ply
-from vggtq.predict.gltf import linear, write_glb
+from vggtq.predict.files import gltf
+from vggtq.predict.files.cameras_json import write_cameras_json, write_transforms_json
+from vggtq.predict.files.cloud import Cloud, write_ply
+from vggtq.predict.files.gltf import linear, write_glb
 from vggtq.predict.result import Prediction
 
 trimesh = pytest.importorskip("trimesh")

@@ -1,0 +1,1 @@
+"""What `vggtq predict` writes of a prediction, one kind of file per module."""
