@@ -190,7 +190,7 @@ def test_dtu(tmp_path: Path) -> None:
 # their configurations
 
 
-@pytest.mark.parametrize("name", ["co3d", "realestate10k", "seven_scenes", "dtu"])
+@pytest.mark.parametrize("name", ["co3d", "realestate10k", "seven_scenes", "nrgbd", "dtu"])
 def test_their_configurations_compose(name: str) -> None:
     dataset = composed([f"dataset={name}", "frames=4", "scenes=2", "seed=3"]).dataset
     assert (dataset.name, dataset.frames, dataset.count, dataset.seed) == (name, 4, 2, 3)

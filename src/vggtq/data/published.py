@@ -28,7 +28,8 @@ class PosedSequences(ImageOptions):
     """A scene of `frames` images from each sequence (null: all images); frames and order do not depend on other sequences.
 
     scene: which, several joined by +, or a word for many; order: random, or spread evenly from the first image to the last;
-    count: sequences at most (null: all).
+    stride: instead of that every stride-th image from the first on, of which `frames` are the most, and at least two images of
+    a sequence; count: sequences at most (null: all); require_depth: refuse images without depth.
     """
 
     name: str = "sequences"
@@ -36,9 +37,11 @@ class PosedSequences(ImageOptions):
     scene: str = "all"
     frames: int | None = 10
     order: str = "random"
+    stride: int | None = None
     count: int | None = None
     seed: int = 0
     check_cameras: bool = True
+    require_depth: bool = False
 
     # Names for scene=, each for itself, and words for several of them; empty where names are whatever lies in `root`.
     known: ClassVar[tuple[str, ...]] = ()
@@ -50,6 +53,10 @@ class PosedSequences(ImageOptions):
         for key, value, least in (("frames", self.frames, 1), ("count", self.count, 1)):
             if value is not None and value < least:
                 raise ConfigError(f"dataset.{key}={value}: must be {least} or more, or null for all")
+        if self.stride is not None and self.stride < 1:
+            raise ConfigError(
+                f"dataset.stride={self.stride}: must be 1 or more, or null for dataset.order={self.order}"
+            )
         self.places()
 
     def places(self) -> list[str]:
@@ -87,7 +94,12 @@ class PosedSequences(ImageOptions):
             listed = self._drawn(sequence)
             found = len(listed.cameras)
             few = [f"it has {count(found, 'image')}, fewer than frames={self.frames}"]
-            notes = few if self.frames and found < self.frames else []
+            notes = [
+                *listed.notes,
+                *(few if self.frames and found < self.frames and not self.stride else []),
+            ]
+            if self.require_depth:
+                self._check_depth(sequence, listed)
             yield posed_scene(sequence, self.folder(), listed, self, self.check_cameras, notes)
 
     def inputs(self) -> list[Path]:
@@ -108,9 +120,21 @@ class PosedSequences(ImageOptions):
             )
         return folder
 
+    def _check_depth(self, sequence: str, listed: CameraList) -> None:
+        missing = [camera.image for camera in listed.cameras if not camera.depth]
+        if missing:
+            raise DataError(
+                f"{sequence}: {len(missing)} of {count(len(listed.cameras), 'image')} have no depth, first {missing[0]}; "
+                f"depth and points are measured against it: docs/data.md says which files it is read from; "
+                f"dataset.require_depth=false measures without"
+            )
+
     def _drawn(self, sequence: str) -> CameraList:
         listed = self.read(sequence)
         total = len(listed.cameras)
+        if self.stride:
+            step = max(1, min(self.stride, total // 2))
+            return replace(listed, cameras=listed.cameras[::step][: self.frames])
         if self.frames is None or self.frames >= total:
             return listed
         if self.order == "random":
