@@ -100,6 +100,7 @@ def rescored(record: Record, folder: Path, changes: dict[str, Any]) -> Record:
     """The record with its predictions scored by this code, and with `changes` in its configuration."""
     import torch
 
+    from vggtq.metrics.point_options import Points
     from vggtq.metrics.scores import Scores
     from vggtq.records.predictions import read_predictions
 
@@ -109,7 +110,7 @@ def rescored(record: Record, folder: Path, changes: dict[str, Any]) -> Record:
         names = ", ".join(str(values.get("key")) for values in record.metrics)
         raise ConfigError(f"its metrics {names} come from plugins; add plugins=[{','.join(missing)}]")
     config = (record.config or {}) | changes
-    scores = Scores(config["depth_alignment"], config["points_icp"])
+    scores = Scores(config["depth_alignment"], config["points_icp"], Points(**config.get("points", {})))
     for scene in read_predictions(folder / record.predictions.file):
         scores.add(scene.name, scene.quantized, scene.reference, scene.truth)
     now = _code(environment(torch.device("cpu"), 0))

@@ -139,7 +139,13 @@ def test_depth_can_be_required(tmp_path: Path) -> None:
     posed = grey(tmp_path / "chess/seq-03", 6, names="frame-{:06d}.color.png")
     write_pose_files(posed)
     (tmp_path / "chess/TestSplit.txt").write_text("sequence3\n")
-    seven = {"root": str(tmp_path), "scene": "chess", "image_size": 56, "frames": None, "stride": 2}
+    seven: dict[str, Any] = {
+        "root": str(tmp_path),
+        "scene": "chess",
+        "image_size": 56,
+        "frames": None,
+        "stride": 2,
+    }
     (scene,) = SevenScenes(**seven).scenes()
     assert len(scene.images) == 3 and scene.truth.depth is None
     with pytest.raises(DataError, match=r"chess/seq-03: 3 of 3 images have no depth"):

@@ -1,5 +1,7 @@
 """Point maps under known similarities, against brute force."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,12 @@ from scipy.spatial.transform import Rotation
 from skimage.transform import SimilarityTransform
 from torch import Tensor
 
+from vggtq.config.names import config_hash
 from vggtq.data.scene import GroundTruth
+from vggtq.errors import ConfigError
 from vggtq.metrics import points as module
-from vggtq.metrics.points import confident, first_camera, point_metrics, true_points
+from vggtq.metrics.point_options import Points
+from vggtq.metrics.points import confident, counted, first_camera, point_metrics, true_points
 
 ALL = torch.ones(2, 12, 16, dtype=torch.bool)
 
@@ -134,3 +139,78 @@ def test_inliers_are_within_3_percent_of_the_distance_from_the_first_camera() ->
     assert 0.2 < share < 0.8 and result["inlier_1_03"] == pytest.approx(share)
     assert point_metrics(moved(truth + noise, 2.0), truth, ALL)["inlier_1_03"] != pytest.approx(share)
     assert point_metrics(moved(truth, 2.0), truth, ALL, camera=camera)["inlier_1_03"] == 1
+
+
+def test_which_points_count() -> None:
+    shape = torch.Size((2, 12, 16))
+    confidence = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    assert (counted(shape, confidence, Points()) == confident(confidence)).all()
+    assert counted(shape, confidence, Points(share=1.0)).all() and counted(shape, None, Points()).all()
+    middle = counted(shape, None, Points(crop=4))
+    assert middle.sum() == 2 * 4 * 4 and middle[:, 4:8, 6:10].all()
+    assert counted(shape, None, Points(crop=14)).sum() == 2 * 12 * 14, (
+        "where an image is lower than the square"
+    )
+    both = counted(shape, confidence, Points(share=0.5, crop=4))
+    assert (both == (confident(confidence, 0.5) & middle)).all() and 0 < both.sum() < middle.sum()
+    # half of the points has half of the distances, and all points are all of them
+    assert point_metrics(surface(), surface(), ALL, options=Points(most=100))["accuracy"] < 1e-9
+    clouds = [module._thinned(ALL.numpy(), most).sum() for most in (100, 1000, None)]
+    assert clouds[0] <= 100 < clouds[1] == clouds[2] == ALL.sum()
+
+
+def test_normals_of_the_nearest_points_are_those_of_the_surface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 50)
+    random = np.random.default_rng(0)
+    axis = np.array([1.0, 2.0, 2.0]) / 3
+    across = np.linalg.svd(axis[None])[2][1:]
+    plane = random.normal(size=(120, 2)) @ across + 5 * axis
+    normals = module._plane_normals(plane)
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1) and np.allclose(np.abs(normals @ axis), 1)
+    few = module._plane_normals(plane[:5])  # fewer than 30
+    assert np.allclose(np.abs(few @ axis), 1)
+
+
+@pytest.mark.parametrize("normals", ["grid", "neighbours"])
+def test_normals_of_a_turned_plane_by_either_way(normals: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_align", lambda source, target: source)
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
+    flat = torch.stack([x, y, torch.zeros_like(x)], -1).double().expand(2, -1, -1, -1)
+    turn = torch.from_numpy(Rotation.from_euler("x", 30, degrees=True).as_matrix())
+    result = point_metrics(flat @ turn.T, flat.clone(), ALL, options=Points(normals=normals))
+    for key in ("normal_consistency", "normal_consistency_median"):
+        assert result[key] == pytest.approx(np.cos(np.radians(30)), abs=1e-6)
+
+
+def test_the_median_of_normals_is_that_of_each_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_align", lambda source, target: source)
+    truth = surface()
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    clouds = [module._cloud(p.numpy(), ALL.numpy(), "neighbours") for p in (truth + 0.05 * noise, truth)]
+    medians = []
+    for first, second in (clouds, clouds[::-1]):
+        nearest = np.linalg.norm(first.points[:, None] - second.points[None], axis=-1).argmin(1)
+        medians.append(np.median(np.abs((first.normals * second.normals[nearest]).sum(1))))
+    result = point_metrics(truth + 0.05 * noise, truth, ALL, options=Points(normals="neighbours"))
+    assert result["normal_consistency_median"] == pytest.approx(np.mean(medians))
+    assert np.isnan(point_metrics(truth, truth * torch.nan, ALL)["normal_consistency_median"])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"share": 0.0}, r"points\.share=0\.0: use a share above 0"),
+        ({"share": 80.0}, r"points\.share=80\.0"),
+        ({"most": 0}, r"points\.most=0: use at least 1, or null for all points"),
+        ({"crop": -2}, r"points\.crop=-2: use at least 1, or null for the whole image"),
+        ({"normals": "neighbors"}, r"points\.normals=neighbors .*did you mean neighbours"),
+    ],
+)
+def test_wrong_point_options_are_named(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        Points(**options)
+
+
+def test_runs_of_before_there_were_point_options_keep_their_hash() -> None:
+    assert config_hash({"seed": 0, "points": vars(Points())}) == config_hash({"seed": 0})
+    assert config_hash({"seed": 0, "points": vars(Points(crop=224))}) != config_hash({"seed": 0})

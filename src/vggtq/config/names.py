@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vggtq.config.schema import PLACES, Engine
+from vggtq.metrics.point_options import Points
 from vggtq.network.memory import Memory
 from vggtq.quant.scheme.parts import GlobalAttention
 
@@ -16,6 +17,7 @@ LATER = {
     "memory": asdict(Memory()),
     "scheme.global_attention": asdict(GlobalAttention()),
     "engine": asdict(Engine()),
+    "points": asdict(Points()),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from vggtq.errors import ConfigError, MissingExtraError, check_choice
 from vggtq.machine.device import Device
 from vggtq.metrics.metric import ALIGNMENTS
+from vggtq.metrics.point_options import Points
 from vggtq.network.memory import Memory
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.terminal.options import option
@@ -142,6 +143,7 @@ class Config:
         "how predicted depth is scaled before it meets ground truth", "median", choices=ALIGNMENTS
     )
     points_icp: bool = option("refine the alignment of point maps by ICP after Umeyama", False)
+    points: Points = field(default_factory=Points)
     picture_frames: int = option("frames in the comparison picture; 0 draws none", 3)
     preview_scenes: int = option("scenes whose geometry the report page shows; 0 keeps none", 1)
     rest: str = option("what everything that is not quantized is stored in", "float32", choices=RESTS)

@@ -16,18 +16,17 @@ from PIL import Image
 from vggtq.data.cameras.camera import Array, Camera, CameraList, pinhole, pose_matrix
 from vggtq.data.cameras.lens import Lens
 from vggtq.data.cameras.text_files import numbers_of
-from vggtq.data.published import PosedSequences
+from vggtq.data.published import Walks
 from vggtq.data.select import count
 from vggtq.errors import DataError
 
 
 @dataclass
-class NeuralRGBD(PosedSequences):
+class NeuralRGBD(Walks):
     """Rendered rooms with exact depth, a walk through each. Units are metres. all: the nine rooms of the published archive."""
 
     name: str = "nrgbd"
     root: str = "data/neural_rgbd_data"
-    order: str = "spread"
 
     words: ClassVar[dict[str, tuple[str, ...]]] = {
         "all": (

@@ -28,8 +28,7 @@ class PosedSequences(ImageOptions):
     """A scene of `frames` images from each sequence (null: all images); frames and order do not depend on other sequences.
 
     scene: which, several joined by +, or a word for many; order: random, or spread evenly from the first image to the last;
-    stride: instead of that every stride-th image from the first on, of which `frames` are the most, and at least two images of
-    a sequence; count: sequences at most (null: all); require_depth: refuse images without depth.
+    count: sequences at most (null: all).
     """
 
     name: str = "sequences"
@@ -37,11 +36,9 @@ class PosedSequences(ImageOptions):
     scene: str = "all"
     frames: int | None = 10
     order: str = "random"
-    stride: int | None = None
     count: int | None = None
     seed: int = 0
     check_cameras: bool = True
-    require_depth: bool = False
 
     # Names for scene=, each for itself, and words for several of them; empty where names are whatever lies in `root`.
     known: ClassVar[tuple[str, ...]] = ()
@@ -53,10 +50,6 @@ class PosedSequences(ImageOptions):
         for key, value, least in (("frames", self.frames, 1), ("count", self.count, 1)):
             if value is not None and value < least:
                 raise ConfigError(f"dataset.{key}={value}: must be {least} or more, or null for all")
-        if self.stride is not None and self.stride < 1:
-            raise ConfigError(
-                f"dataset.stride={self.stride}: must be 1 or more, or null for dataset.order={self.order}"
-            )
         self.places()
 
     def places(self) -> list[str]:
@@ -92,15 +85,7 @@ class PosedSequences(ImageOptions):
         """Yields one scene after the other. Raises DataError."""
         for sequence in self.taken():
             listed = self._drawn(sequence)
-            found = len(listed.cameras)
-            few = [f"it has {count(found, 'image')}, fewer than frames={self.frames}"]
-            notes = [
-                *listed.notes,
-                *(few if self.frames and found < self.frames and not self.stride else []),
-            ]
-            if self.require_depth:
-                self._check_depth(sequence, listed)
-            yield posed_scene(sequence, self.folder(), listed, self, self.check_cameras, notes)
+            yield posed_scene(sequence, self.folder(), listed, self, self.check_cameras, listed.notes)
 
     def inputs(self) -> list[Path]:
         """The files that `scenes` reads."""
@@ -120,23 +105,14 @@ class PosedSequences(ImageOptions):
             )
         return folder
 
-    def _check_depth(self, sequence: str, listed: CameraList) -> None:
-        missing = [camera.image for camera in listed.cameras if not camera.depth]
-        if missing:
-            raise DataError(
-                f"{sequence}: {len(missing)} of {count(len(listed.cameras), 'image')} have no depth, first {missing[0]}; "
-                f"depth and points are measured against it: docs/data.md says which files it is read from; "
-                f"dataset.require_depth=false measures without"
-            )
-
     def _drawn(self, sequence: str) -> CameraList:
         listed = self.read(sequence)
         total = len(listed.cameras)
-        if self.stride:
-            step = max(1, min(self.stride, total // 2))
-            return replace(listed, cameras=listed.cameras[::step][: self.frames])
         if self.frames is None or self.frames >= total:
-            return listed
+            few = f"it has {count(total, 'image')}, fewer than frames={self.frames}"
+            return (
+                replace(listed, notes=(*listed.notes, few)) if self.frames and total < self.frames else listed
+            )
         if self.order == "random":
             taken = np.random.default_rng([self.seed, zlib.crc32(sequence.encode())]).choice(
                 total, self.frames, replace=False
@@ -201,7 +177,43 @@ class RealEstate10K(PosedSequences):
 
 
 @dataclass
-class SevenScenes(PosedSequences):
+class Walks(PosedSequences):
+    """Sequences that were filmed on a walk, with depth.
+
+    stride: instead of `order` every stride-th image from the first on, of which `frames` are the most; of a sequence that is
+    too short for two, the first image and the middle one. require_depth: refuse images without depth.
+    """
+
+    order: str = "spread"
+    stride: int | None = None
+    require_depth: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride is not None and self.stride < 1:
+            raise ConfigError(
+                f"dataset.stride={self.stride}: must be 1 or more, or null for dataset.order={self.order}"
+            )
+
+    def _drawn(self, sequence: str) -> CameraList:
+        if self.stride:
+            listed = self.read(sequence)
+            step = max(1, min(self.stride, len(listed.cameras) // 2))
+            listed = replace(listed, cameras=listed.cameras[::step][: self.frames])
+        else:
+            listed = super()._drawn(sequence)
+        missing = [camera.image for camera in listed.cameras if not camera.depth]
+        if missing and self.require_depth:
+            raise DataError(
+                f"{sequence}: {len(missing)} of {count(len(listed.cameras), 'image')} have no depth, first {missing[0]}; "
+                f"depth and points are measured against it: docs/data.md says which files it is read from; "
+                f"dataset.require_depth=false measures without"
+            )
+        return listed
+
+
+@dataclass
+class SevenScenes(Walks):
     """Rooms seen by a Kinect (Shotton et al., CVPR 2013): the sequences of each room's TestSplit.txt. Units are metres.
 
     The colour camera is not calibrated: `intrinsics` (fx, fy, cx, cy; pixels) are the values that others use. Depth is only
@@ -210,7 +222,6 @@ class SevenScenes(PosedSequences):
 
     name: str = "seven_scenes"
     root: str = "data/seven_scenes"
-    order: str = "spread"
     intrinsics: list[float] = field(default_factory=lambda: [525.0, 525.0, 319.5, 239.5])
 
     known: ClassVar[tuple[str, ...]] = (

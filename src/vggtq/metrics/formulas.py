@@ -83,3 +83,9 @@ def mean_of_finite(values: np.ndarray) -> float:
     """The mean of the finite values; NaN without any."""
     known = values[np.isfinite(values)]
     return float(np.mean(known)) if known.size else float("nan")
+
+
+def mean_of_medians(values: np.ndarray, first: int) -> float:
+    """Of the medians of the finite values among values[:first] and among values[first:]; NaN where either has none."""
+    known = [part[np.isfinite(part)] for part in (values[:first], values[first:])]
+    return float(np.mean([np.median(part) for part in known])) if all(p.size for p in known) else float("nan")

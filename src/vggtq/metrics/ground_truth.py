@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vggtq.data.scene import GroundTruth
@@ -12,7 +11,8 @@ from vggtq.errors import check_choice
 from vggtq.metrics.depth import depth_metrics
 from vggtq.metrics.interval import Interval, paired_interval
 from vggtq.metrics.metric import ALIGNMENTS
-from vggtq.metrics.points import confident, first_camera, point_metrics, true_points
+from vggtq.metrics.point_options import Points
+from vggtq.metrics.points import counted, first_camera, point_metrics, true_points
 from vggtq.metrics.pose import pose_metrics, relative_pose_errors
 from vggtq.metrics.table import metrics
 from vggtq.network.outputs import extrinsics_of
@@ -24,12 +24,13 @@ def evaluate(
     depth_alignment: str = "median",
     confidence: Tensor | None = None,
     icp: bool = False,
+    points: Points | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Scores the outputs of one scene: `pose` where extrinsics are known, `depth` where depth is, `points` where both are.
 
     outputs: as `vggtq.network.outputs` has them. confidence: (S, H, W) of the FP32 model's points, which chooses the points
-    that count; without it all do. Parts without ground truth, or without an output, are absent. Raises ConfigError for an
-    unknown alignment.
+    that count; without it all do. points: what else point maps are compared by. Parts without ground truth, or without an
+    output, are absent. Raises ConfigError for an unknown alignment.
     """
     check_choice("depth_alignment", depth_alignment, ALIGNMENTS)
     parts: dict[str, dict[str, Any]] = {}
@@ -38,11 +39,11 @@ def evaluate(
         parts["pose"] = pose_metrics(*relative_pose_errors(extrinsics, truth.extrinsics))
     if truth.depth is not None and "depth" in outputs:
         parts["depth"] = depth_metrics(outputs["depth"][..., 0], truth.depth, depth_alignment)
-    if "world_points" in outputs and (points := true_points(truth)) is not None:
-        mask = (
-            torch.ones(points.shape[:-1], dtype=torch.bool) if confidence is None else confident(confidence)
-        )
-        parts["points"] = point_metrics(outputs["world_points"], points, mask, icp, first_camera(truth))
+    if "world_points" in outputs and (true := true_points(truth)) is not None:
+        options = points or Points()
+        mask = counted(true.shape[:-1], confidence, options)
+        camera = first_camera(truth)
+        parts["points"] = point_metrics(outputs["world_points"], true, mask, icp, camera, options)
     for metric in metrics("scene"):
         known = all(getattr(truth, name) is not None for name in metric.truth)
         if known and outputs.keys() >= set(metric.outputs) and metric.function:

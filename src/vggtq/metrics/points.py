@@ -3,7 +3,7 @@
 The protocol of VGGT (Wang et al., CVPR 2025, §4.3) and π³: Umeyama (1991) on corresponding pixels, optionally refined by
 point-to-point ICP (Besl and McKay 1992); accuracy = distance from each predicted point to the nearest true one, completeness
 = the other way round. Only pixels where the FP32 model is confident count, for every variant of it: with a mask of its own, a
-variant would choose the pixels that it is judged by.
+variant would choose the pixels that it is judged by. `vggtq.metrics.point_options` says what else protocols differ in.
 """
 
 import math
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage.transform import SimilarityTransform
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from vggtq.data.scene import GroundTruth
 from vggtq.geometry import unproject_depth
+from vggtq.metrics.point_options import CONFIDENT_SHARE, Points
 from vggtq.metrics.table import metrics
 
-CONFIDENT_SHARE = 0.8  # of a scene's pixels, the most confident ones of the FP32 model
-MAX_POINTS = 20_000  # of a scene, on a regular grid; nearest neighbours of more change the third digit only
+NEIGHBOURS = 30  # of a point, through which its plane is laid; as in Open3D
+CHUNK = 50_000  # points whose neighbours are in memory at a time
 ICP_THRESHOLD = 0.1  # scene units
 ICP_ROUNDS = 20
 MIN_POINTS = 10
@@ -61,10 +63,23 @@ def true_points(truth: GroundTruth) -> Tensor | None:
     return unproject_depth(truth.depth.double(), truth.extrinsics.double(), truth.intrinsics.double())
 
 
-def confident(confidence: Tensor) -> Tensor:
-    """Pixels (S, H, W) among the CONFIDENT_SHARE most confident of the scene."""
+def confident(confidence: Tensor, share: float = CONFIDENT_SHARE) -> Tensor:
+    """Pixels (S, H, W) among the most confident ones of the scene. share: above 0, at most 1."""
     ordered = confidence.flatten().double().sort().values
-    return confidence.double() >= ordered[int((1 - CONFIDENT_SHARE) * len(ordered))]
+    return confidence.double() >= ordered[int((1 - share) * len(ordered))]
+
+
+def counted(shape: torch.Size, confidence: Tensor | None, options: Points) -> Tensor:
+    """Pixels (S, H, W) that count. confidence: (S, H, W) of the FP32 model; None: it tells nothing."""
+    mask = torch.ones(shape, dtype=torch.bool)
+    if confidence is not None and options.share < 1:
+        mask = confident(confidence, options.share)
+    if options.crop is not None:
+        inside = torch.zeros_like(mask)
+        top, left = (max(0, size // 2 - options.crop // 2) for size in shape[-2:])
+        inside[:, top : top + options.crop, left : left + options.crop] = True
+        mask = mask & inside
+    return mask
 
 
 def first_camera(truth: GroundTruth) -> Array:
@@ -75,13 +90,19 @@ def first_camera(truth: GroundTruth) -> Array:
 
 
 def point_metrics(
-    predicted: Tensor, truth: Tensor, mask: Tensor, icp: bool = False, camera: Array | None = None
+    predicted: Tensor,
+    truth: Tensor,
+    mask: Tensor,
+    icp: bool = False,
+    camera: Array | None = None,
+    options: Points | None = None,
 ) -> dict[str, Any]:
     """Errors in scene units, and relative to the scene's scale (mean distance of the true points from their centre).
 
     predicted, truth: (S, H, W, 3), truth NaN where unknown; mask: (S, H, W) bool. camera: centre of the first camera among the
-    true points, by default the origin. Returns the metrics of scope `points`, points, icp. Undefined with fewer than MIN_POINTS
-    valid pixels: NaN. A prediction that is not finite there, or collapses to a point, scores infinite errors.
+    true points, by default the origin. options: how many points and which normals. Returns the metrics of scope `points`,
+    points, icp. Undefined with fewer than MIN_POINTS valid pixels: NaN. A prediction that is not finite there, or collapses to
+    a point, scores infinite errors.
     """
     valid = mask & truth.isfinite().all(-1)
     count = int(valid.sum())
@@ -92,9 +113,10 @@ def point_metrics(
         return undefined
     if not predicted[valid].isfinite().all():
         return failed
-    chosen = _thinned(valid.cpu().numpy())
-    source = _cloud(predicted.double().cpu().numpy(), chosen)
-    target = _cloud(truth.double().cpu().numpy(), chosen)
+    options = options or Points()
+    chosen = _thinned(valid.cpu().numpy(), options.most)
+    source = _cloud(predicted.double().cpu().numpy(), chosen, options.normals)
+    target = _cloud(truth.double().cpu().numpy(), chosen, options.normals)
     aligned = _align(source, target)
     if aligned is None:
         return failed
@@ -116,23 +138,43 @@ def _distances(predicted: Cloud, truth: Cloud, relative_errors: Array, range_err
     return Distances(to_truth, to_predicted, cosines, relative_errors, range_errors)
 
 
-def _thinned(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """At most about MAX_POINTS pixels, on the same regular grid in every frame."""
-    step = max(1, int(np.ceil(np.sqrt(valid.sum() / MAX_POINTS))))
+def _thinned(valid: NDArray[np.bool_], most: int | None) -> NDArray[np.bool_]:
+    """At most about `most` pixels, on the same regular grid in every frame; all for None."""
+    if most is None:
+        return valid
+    step = max(1, int(np.ceil(np.sqrt(valid.sum() / most))))
     grid = np.zeros_like(valid)
     grid[:, ::step, ::step] = True
     return valid & grid
 
 
-def _cloud(points: Array, chosen: NDArray[np.bool_]) -> Cloud:
-    """The chosen pixels of a point map (S, H, W, 3); normals from the cross product of its central differences."""
+def _cloud(points: Array, chosen: NDArray[np.bool_], normals: str) -> Cloud:
+    """The chosen pixels of a point map (S, H, W, 3). normals: one of NORMALS."""
+    taken = points[chosen]
+    return Cloud(taken, _plane_normals(taken) if normals == "neighbours" else _grid_normals(points)[chosen])
+
+
+def _plane_normals(points: Array) -> Array:
+    """(N, 3), of the plane that fits the nearest points of each best; their sign is arbitrary."""
+    tree = cKDTree(points)
+    normals = np.empty_like(points)
+    for start in range(0, len(points), CHUNK):
+        _, nearest = tree.query(points[start : start + CHUNK], k=min(NEIGHBOURS, len(points)))
+        around = points[nearest] - points[nearest].mean(1, keepdims=True)
+        _, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
+        normals[start : start + CHUNK] = axes[..., 0]
+    return normals
+
+
+def _grid_normals(points: Array) -> Array:
+    """Of a point map (S, H, W, 3), from the cross product of its central differences; NaN at its border."""
     across, down = np.full_like(points, np.nan), np.full_like(points, np.nan)
     across[:, :, 1:-1] = points[:, :, 2:] - points[:, :, :-2]
     down[:, 1:-1] = points[:, 2:] - points[:, :-2]
     normals = np.cross(across, down)
     with np.errstate(invalid="ignore", divide="ignore"):
         normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-    return Cloud(points[chosen], normals[chosen])
+    return np.asarray(normals)
 
 
 def _align(source: Cloud, target: Cloud) -> Cloud | None:

@@ -12,6 +12,7 @@ from vggtq.data.scene import GroundTruth
 from vggtq.metrics.fidelity import Fidelity
 from vggtq.metrics.ground_truth import change_over_scenes, evaluate, mean_over_scenes
 from vggtq.metrics.metric import FIDELITY
+from vggtq.metrics.point_options import Points
 from vggtq.metrics.results import Fidelity as FidelityResult
 from vggtq.metrics.results import Geometry, OutputFidelity, SceneErrors, SceneGeometry
 from vggtq.metrics.table import from_outside, metrics
@@ -26,6 +27,7 @@ class Scores:
 
     depth_alignment: str
     points_icp: bool
+    points: Points = field(default_factory=Points)
     geometry: list[SceneGeometry] = field(default_factory=list)
     fidelity: Fidelity = field(default_factory=Fidelity)
 
@@ -34,7 +36,7 @@ class Scores:
         self.fidelity.update(quantized, reference)
         confidence = confidence_of(reference, points=True)
         pair = {
-            side: evaluate(outputs, truth, self.depth_alignment, confidence, self.points_icp)
+            side: evaluate(outputs, truth, self.depth_alignment, confidence, self.points_icp, self.points)
             for side, outputs in (("quantized", quantized), ("reference", reference))
         }
         self.geometry.append(SceneGeometry(name, **pair))

@@ -101,7 +101,7 @@ class Comparison:
     depths: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
-        self.scores = Scores(self.config.depth_alignment, self.config.points_icp)
+        self.scores = Scores(self.config.depth_alignment, self.config.points_icp, self.config.points)
         self.preview = Preview()
         self.baseline = Baseline(cache_of(OUTPUTS, self.config.cache, self.config.model, self.model))
         self._notes: list[str] = []
