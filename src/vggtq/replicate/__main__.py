@@ -74,7 +74,8 @@ def _work(options: Options) -> int:
     paper, out = read_paper(options.paper), Path(options.out) / options.paper
     names = [name for name in options.rows or paper.rows if paper.rows[name].run is not None]
     commands = {
-        name: overrides(paper, paper.rows[name], options.overrides) for name in {paper.baseline, *names}
+        name: overrides(paper, paper.rows[name], options.overrides)
+        for name in {*names, *map(paper.float_row, names)}
     }
     jobs = {name: [_job(name, commands[name], out / "runs")] for name in paper.rows if name in commands}
 

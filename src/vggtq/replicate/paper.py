@@ -16,6 +16,7 @@ AVERAGES = ("scenes", "categories")
 # Keys that say where something lies or how it is computed, not what is measured.
 PLACES = (
     "dataset.root",
+    "calibration.dataset.root",
     "model.source",
     "model.revision",
     "model.files",
@@ -31,13 +32,16 @@ class PublishedRow:
     """One row. run: overrides of `vggtq run`; null for a method that does not exist here, which is printed and not measured.
 
     values: metric by name (`pose.auc_30`) in the record's units. kept: the share of the float row's value that the source
-    states instead, at least. assumed: what this row's description leaves open.
+    states instead, at least. A row with neither is ours: it is measured by what its float row is measured by, and has no
+    published value. baseline: the float row of this row, where it is not that of the table. assumed: what this row's
+    description leaves open.
     """
 
     label: str
     run: str | None = None
     values: dict[str, float] = field(default_factory=dict)
     kept: dict[str, float] = field(default_factory=dict)
+    baseline: str | None = None
     assumed: list[str] = field(default_factory=list)
 
 
@@ -66,8 +70,20 @@ class Paper:
         check_choice("baseline", self.baseline, self.rows)
         known = [metric.name for metric in metrics(*TRUTH)]
         for name, row in self.rows.items():
+            check_choice(f"rows.{name}.baseline", self.float_row(name), self.rows)
             for metric in (*row.values, *row.kept):
                 check_choice(f"rows.{name}", metric, known)
+
+    def float_row(self, name: str) -> str:
+        """The name of the float row that a row is compared with; its own where it is one."""
+        return self.rows[name].baseline or self.baseline
+
+    def values(self, name: str) -> dict[str, float | None]:
+        """What is measured of a row, with the published values; None where the row is ours."""
+        row, base = self.rows[name], self.float_row(name)
+        if row.values or row.kept or name == base:
+            return dict(row.values)
+        return dict.fromkeys(self.rows[base].values)
 
 
 def papers() -> list[str]:
@@ -81,15 +97,19 @@ def read_paper(name: str) -> Paper:
 
 
 def overrides(paper: Paper, row: PublishedRow, extra: Sequence[str]) -> list[str]:
-    """The command line of a row that can be measured. Of two overrides of one key the later one counts."""
-    own_data = any(_key(override) == "dataset" for override in extra)
-    given = [
-        *([] if own_data else shlex.split(paper.data)),
+    """The command line of a row that can be measured. Of two overrides of one key the later one counts, and keys of a data set
+    or a model that the user replaces do not.
+    """
+    replaced = {_key(override) for override in extra} & {"dataset", "model"}
+    stated = [
+        *([] if "dataset" in replaced else shlex.split(paper.data)),
         *shlex.split(paper.run),
         *shlex.split(row.run or ""),
-        *extra,
     ]
-    last = {_key(override): override for override in given}
+    kept = [
+        override for override in stated if not _key(override).startswith(tuple(f"{k}." for k in replaced))
+    ]
+    last = {_key(override): override for override in [*kept, *extra]}
     return [EXPERIMENT, *last.values()]
 
 

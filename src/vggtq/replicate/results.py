@@ -22,12 +22,14 @@ TOO_FEW = "too few scenes to tell"
 
 @dataclass(frozen=True)
 class Compared:
-    """One published number. measured: over scenes; null where the row was not measured. least: the source says "at least"."""
+    """One number. published: None of a row that is ours. measured: over scenes; None where the row was not measured. least: the
+    source says "at least".
+    """
 
     row: str
     label: str
     metric: str
-    published: float
+    published: float | None
     measured: Interval | None
     least: bool = False
 
@@ -36,6 +38,8 @@ class Compared:
         """Whether the interval of the measurement holds what was published."""
         if self.measured is None:
             return "not measured"
+        if self.published is None:
+            return "not published"
         ends = self.measured.ends
         if ends is None:
             return TOO_FEW if self.measured.scenes < MIN_SCENES else "no interval"
@@ -48,20 +52,19 @@ class Compared:
 
 
 def compared(paper: Paper, records: Mapping[str, Record]) -> list[Compared]:
-    """Every published value, then every published change against the float row. records: of the rows that were measured."""
+    """Every value of every row, each followed by its change against the float row. records: of the rows that were measured."""
     found = []
-    base = paper.rows[paper.baseline]
     for name, row in paper.rows.items():
-        own = records.get(name)
-        for metric, value in row.values.items():
+        own, base_name = records.get(name), paper.float_row(name)
+        base, base_record = paper.rows[base_name], records.get(base_name)
+        for metric, value in paper.values(name).items():
             found.append(Compared(name, row.label, metric, value, _mean(paper, own, metric)))
-            if name != paper.baseline and metric in base.values:
-                change = _change(paper, own, records.get(paper.baseline), metric)
-                found.append(
-                    Compared(name, row.label, f"change of {metric}", value - base.values[metric], change)
-                )
+            if name != base_name and metric in base.values:
+                change = _change(paper, own, base_record, metric)
+                published = None if value is None else value - base.values[metric]
+                found.append(Compared(name, row.label, f"change of {metric}", published, change))
         for metric, share in row.kept.items():
-            kept = _kept(paper, own, records.get(paper.baseline), metric)
+            kept = _kept(paper, own, base_record, metric)
             found.append(Compared(name, row.label, f"kept of {metric}", share, kept, least=True))
     return found
 
@@ -137,7 +140,8 @@ def as_csv(lines: list[Compared], judged: bool = True) -> str:
 
 def _cells(line: Compared) -> tuple[str, ...]:
     sign = "+" if line.metric.startswith("change") else ""
-    published = ("≥ " if line.least else "") + f"{line.published:{sign}.4g}"
+    least = "≥ " if line.least else ""
+    published = "–" if line.published is None else f"{least}{line.published:{sign}.4g}"
     m = line.measured
     if m is None:
         return (line.label, line.metric, published, "–", "–", "–", line.verdict)
