@@ -66,6 +66,23 @@ def test_co3d_draws_the_same_images_whatever_else_is_evaluated(tmp_path: Path) -
     assert len(all_scenes(CO3D(root=str(tmp_path), scene="apple+vase", image_size=56, count=1))) == 2
 
 
+def test_co3d_calibrates_whatever_is_evaluated(tmp_path: Path) -> None:
+    for category in ("apple", "vase"):
+        write_category(tmp_path, category)
+    words = [
+        "dataset=nrgbd",
+        "scheme=gptq_w4a16",
+        "calibration=co3d",
+        "calibration.dataset.scene=apple+vase",
+        "calibration.frames=3",
+    ]
+    calibration = composed([*words, f"calibration.dataset.root={tmp_path}"]).calibration
+    scenes = list(calibration.dataset.scenes())
+    assert [(scene.name, len(scene.images)) for scene in scenes] == [("apple/good", 3), ("vase/good", 3)]
+    with pytest.raises(ConfigError, match=r"calibration\.dataset\.frames=0"):
+        composed([*words, "calibration.dataset.frames=0"])
+
+
 def test_co3d_says_what_is_missing(tmp_path: Path) -> None:
     assert len(SEEN) == 41 and len(UNSEEN) == 10
     write_category(tmp_path, "apple")
