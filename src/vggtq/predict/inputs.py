@@ -4,7 +4,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,18 @@ class Inputs:
     @property
     def size_hw(self) -> tuple[int, int]:
         return (self.images.shape[-2], self.images.shape[-1])
+
+    def only(self, frames: Sequence[int]) -> "Inputs":
+        """Some of the images, in that order."""
+        chosen = list(frames)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in chosen),
+            stems=tuple(self.stems[i] for i in chosen),
+            files=tuple(self.files[i] for i in chosen),
+            images=self.images[chosen],
+            transforms=tuple(self.transforms[i] for i in chosen),
+        )
 
     def pixels(self, frame: int) -> NDArray[np.uint8]:
         """(H, W, 3) RGB of one image as the network sees it."""

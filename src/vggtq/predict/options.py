@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from vggtq.errors import ConfigError
 from vggtq.network.memory import Memory
+from vggtq.predict.windows.layout import Windows
 from vggtq.terminal.options import option
 
 
@@ -61,6 +62,7 @@ class Options:
         None,
     )
     memory: Memory = field(default_factory=Memory)
+    windows: Windows = field(default_factory=Windows)
     device: str = option("where the model runs", "auto", choices=("auto", "cpu", "cuda"))
     threads: int | None = option("CPU threads; null: torch's choice", None, least=1)
     overwrite: bool = option("replace an earlier prediction in out", False)
@@ -74,6 +76,11 @@ class Options:
                     f"budget_gb={self.budget_gb:g} with compare={self.compare}: plans are made for one model, not for two; "
                     "leave budget_gb out, or use the memory.… options"
                 )
+        if self.budget_gb is not None and self.windows.frames is not None:
+            raise ConfigError(
+                f"budget_gb={self.budget_gb:g} with windows.frames={self.windows.frames}: plans are made for one pass over all "
+                "images; leave budget_gb out, or use the memory.… options"
+            )
         if self.budget_gb is not None and self.budget_gb <= 0:
             raise ConfigError(f"budget_gb={self.budget_gb:g}: GiB, more than 0")
         if not 0 <= self.confidence < 100:

@@ -33,6 +33,7 @@ from vggtq.predict.options import Options
 from vggtq.predict.plan import LADDER
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
 from vggtq.predict.sources import Source, read_sources
+from vggtq.predict.windows.run import predict_in_windows
 from vggtq.quant.kernels.per_tensor import check_inputs
 from vggtq.records.domain import model_notes
 from vggtq.terminal.progress import Steps
@@ -65,7 +66,7 @@ def predict(options: Options, argv: list[str]) -> None:
         memory = chosen.memory if chosen else options.memory
         notes = [f"{lever} changes results" for lever in memory.lossy]
         _tell(notes)
-        predictions, seconds = _predictions(sources, options, memory, device, inputs, steps)
+        predictions, seconds, windows = _predictions(sources, options, memory, device, inputs, steps)
         problems = [note for s, p in zip(sources, predictions, strict=True) for note in _problems(s, p)]
         _tell(problems)
         folder.begin()
@@ -85,6 +86,8 @@ def predict(options: Options, argv: list[str]) -> None:
         report["memory"] = {"budget_gb": options.budget_gb} | compared(chosen)
     elif memory.bounds:
         report["memory"] = {"levers": dict(vars(memory))}
+    if windows:
+        report["windows"] = windows
     folder.finish(report | written | {"notes": [*inputs.notes, *notes, *problems]})
     points, cameras = count(written["points"]["count"], "point"), count(len(inputs.names), "camera")
     log.info("%s and %s in %s after %.1f s", points, cameras, options.out, time.perf_counter() - begin)
@@ -98,7 +101,13 @@ def _budget(options: Options, sources: Sequence[Source], device: torch.device) -
     for header in (source.header for source in sources):
         check_inputs(planned, header.scheme.activations)
         if header.model:
-            check(model_of(header.model).skeleton(), options.memory, header.scheme.attention)
+            network = model_of(header.model).skeleton()
+            check(network, options.memory, header.scheme.attention)
+            if options.windows.frames is not None and not isinstance(network, Network):
+                raise ConfigError(
+                    f"windows.frames={options.windows.frames}: {type(network).__name__} names no stages, so that its images "
+                    "cannot be compared; leave the option out"
+                )
     if options.budget_gb is None:
         return None
     head = options.points == "head"
@@ -145,30 +154,37 @@ def _predictions(
     device: torch.device,
     inputs: Inputs,
     steps: Steps,
-) -> tuple[list[Prediction], float]:
-    """One prediction per model, each loaded when the one before is freed, and the seconds that the first network took."""
+) -> tuple[list[Prediction], float, dict[str, Any]]:
+    """One prediction per model, each loaded when the one before is freed, the seconds that the first took, and its windows."""
     predictions, seconds, head = list[Prediction](), list[float](), options.points == "head"
+    windows = list[dict[str, Any]]()
     for source in sources:
         if predictions:
             gc.collect()
             release_free_memory()
         steps.step(f"loading {Path(source.file).name}")
-        prediction, taken = _predict(_loaded(source.file, head, memory, device), inputs, head, steps)
+        loaded = _loaded(source.file, head, memory, device)
+        begin = time.perf_counter()
+        if options.windows.frames is not None and len(inputs.names) > options.windows.frames:
+            with _enough_memory(inputs):
+                prediction, described = predict_in_windows(loaded, inputs, options.windows, head, steps)
+        else:
+            prediction, described = _predict(loaded, inputs, head, steps), {}
         predictions.append(prediction)
-        seconds.append(taken)
-    return predictions, seconds[0]
+        seconds.append(time.perf_counter() - begin)
+        windows.append(described)
+        del loaded
+    return predictions, seconds[0], windows[0]
 
 
-def _predict(loaded: QuantizedModel, inputs: Inputs, head: bool, steps: Steps) -> tuple[Prediction, float]:
-    """The prediction and the seconds that the network took."""
-    begin = time.perf_counter()
+def _predict(loaded: QuantizedModel, inputs: Inputs, head: bool, steps: Steps) -> Prediction:
+    """All images at once."""
     with (
         _watched(loaded.module, steps, f"predicting {count(len(inputs.names), 'image')}"),
         _enough_memory(inputs),
     ):
         outputs = loaded.predict(inputs.images)
-    seconds = time.perf_counter() - begin
-    return as_prediction(inputs, outputs, head), seconds
+    return as_prediction(inputs, outputs, head)
 
 
 @contextmanager
@@ -195,7 +211,7 @@ def _enough_memory(inputs: Inputs) -> Iterator[None]:
         ):
             raise
         raise PredictionError(
-            f"not enough memory for {_describe(inputs)}; use fewer images or a smaller image_size=…"
+            f"not enough memory for {_describe(inputs)}; use fewer images or a smaller image_size=…, or windows.frames=…"
         ) from error
 
 
