@@ -28,9 +28,9 @@ class Options:
     """What to measure."""
 
     sections: list[str] = option(
-        "what to measure; frames: peak memory and latency against the number of frames",
+        "what to measure; frames: peak memory and latency against the number of frames; windows: trajectories of long walks",
         list(SECTIONS),
-        choices=(*SECTIONS, "frames"),
+        choices=(*SECTIONS, "frames", "windows"),
         words="SECTIONS",
     )
 
@@ -42,7 +42,7 @@ COMMAND = Command(
     """\
 Without arguments (make bench) about four minutes on two cores. BENCH_FULL=1 in the environment adds VGGT-1B with random
 weights and compiled kernels: long, 10 GB of memory. Tools of others are measured where they are installed:
-pip install 'vggtq[bench]'. Results: outputs/bench/{bench,frames}.json, .md and .png.
+pip install 'vggtq[bench]'. Results: outputs/bench/{bench,frames,windows}.json, .md and .png.
 """,
 )
 
@@ -58,6 +58,10 @@ def _work(options: Options) -> None:
         from vggtq.bench.frames import frames
 
         frames(device, env, OUT, full=_full())
+    if "windows" in options.sections:
+        from vggtq.bench.windows import windows
+
+        windows(device, env, OUT)
 
 
 def _compare(chosen: Sequence[str], device: torch.device, env: Environment) -> None:

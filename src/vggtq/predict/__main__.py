@@ -16,6 +16,7 @@ COMMAND = Command(
     (
         "model=model.safetensors images=photos out=reconstruction",
         "model=model.safetensors out=reconstruction depth=png16 confidence=50 photos/*.jpg",
+        "model=model.safetensors images=video out=reconstruction windows.frames=32",
         "model=int8.safetensors compare=int4.safetensors images=photos out=both viewer=open",
     ),
     """\

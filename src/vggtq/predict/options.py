@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from vggtq.errors import ConfigError
 from vggtq.network.memory import Memory
-from vggtq.predict.windows.layout import Windows
+from vggtq.predict.windows.options import Windows
 from vggtq.terminal.options import option
 
 

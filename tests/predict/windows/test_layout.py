@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vggtq.errors import ConfigError
-from vggtq.predict.windows.layout import LEAST, Windows, along, by_similarity, closing
+from vggtq.predict.windows.layout import along, by_similarity, closing, cut
+from vggtq.predict.windows.options import LEAST, Windows
 
 
 def circle(count: int, turns: float) -> np.ndarray:
@@ -29,7 +30,7 @@ def test_windows_cover_everything_and_share_enough(count: int, size: int, data: 
 
 
 def test_each_image_is_taken_from_the_window_it_lies_deepest_in() -> None:
-    layout = Windows(frames=6, overlap=2, loops=0).cut(circle(10, 0.2))
+    layout = cut(Windows(frames=6, overlap=2, loops=0), circle(10, 0.2))
     assert layout.windows == [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]
     assert [window for window, _ in layout.owners()] == [0] * 5 + [1] * 5
     assert layout.owners()[4] == (0, 4)
@@ -51,7 +52,7 @@ def test_loops_join_parts_that_look_alike() -> None:
 
 
 def test_a_loop_is_paired_with_windows_of_both_of_its_parts() -> None:
-    layout = Windows(frames=10, overlap=5).cut(circle(100, 2))
+    layout = cut(Windows(frames=10, overlap=5), circle(100, 2))
     assert layout.along == 19
     for loop in range(layout.along, len(layout.windows)):
         partners = [first for first, second in layout.pairs() if second == loop]

@@ -8,8 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.family import OVERRIDES
 from helpers.prediction_cases import photographs, write_model
+from vggtq import Scheme, Weights, quantize_
 from vggtq.artifact.read import load
+from vggtq.artifact.write import save
+from vggtq.config.compose import compose
+from vggtq.config.validate import validated
 from vggtq.data.objects import Objects
 from vggtq.models.network import Network
 from vggtq.predict.__main__ import main
@@ -76,3 +81,24 @@ def test_features_are_those_of_the_last_block_of_the_patch_embed(walk: Path) -> 
     found = features(module, images, torch.device("cpu"))
     tokens = torch.cat([part.reshape(-1, 41, part.shape[-1]) for part in seen])
     np.testing.assert_allclose(found, tokens[:, 5:].mean(1).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", OVERRIDES)
+def test_every_family_predicts_in_windows(family: str, tmp_path: Path) -> None:
+    config = validated(compose(OVERRIDES[family])).model
+    network, scheme = config.load(torch.device("cpu")), Scheme("int8_symmetric", Weights(bits=8))
+    quantization = quantize_(network.module, scheme, first_last=network.module.first_last_layers())
+    file = tmp_path / "m.safetensors"
+    save(network.module, file, scheme, quantization, network.weights, config.identity())
+    side = config.image_size
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(9):
+        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(
+            tmp_path / f"photos/{number}.png"
+        )
+    command = [f"model={file}", f"images={tmp_path}/photos", f"out={tmp_path}/out", "device=cpu"]
+    assert main([*command, "windows.frames=4", "windows.order=similar"]) == 0
+    index = json.loads((tmp_path / "out/prediction.json").read_text())
+    assert index["windows"]["order"] == "similar"
+    assert len(json.loads((tmp_path / "out/cameras.json").read_text())["images"]) == 9

@@ -100,7 +100,7 @@ def _edge(layout: Layout, first: int, second: int, view: Callable[[int], View]) 
     usable = np.isfinite(target).all(-1) & np.isfinite(source).all(-1) & np.isfinite(weights) & (weights > 0)
     if usable.sum() < 3:
         return None
-    ranges = np.linalg.norm(target - _centres(a.extrinsics[ours])[:, None, None], axis=-1)
+    ranges = np.linalg.norm(target - centres(a.extrinsics[ours])[:, None, None], axis=-1)
     source, target, weights, ranges = (
         array[usable].astype(np.float64) for array in (source, target, weights, ranges)
     )
@@ -112,6 +112,6 @@ def _edge(layout: Layout, first: int, second: int, view: Callable[[int], View]) 
     return Edge(first, second, moved, depth, error / depth)
 
 
-def _centres(extrinsics: NDArray[np.float64]) -> NDArray[np.float64]:
+def centres(extrinsics: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 3) of cameras."""
     return np.asarray(-np.einsum("nji,nj->ni", extrinsics[:, :, :3], extrinsics[:, :, 3]))

@@ -10,74 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from vggtq.errors import ConfigError, check_choice
-from vggtq.terminal.options import option
+from vggtq.predict.windows.options import LEAST, Windows
 
-ORDERS = ("given", "similar")
-LEAST = 4  # images of a window
 APART = 4  # windows between two parts that a loop may join; with half of a window shared, three have no image in common
 Features = NDArray[np.float32]
-
-
-@dataclass
-class Windows:
-    """How a sequence is cut; by default it is not."""
-
-    frames: int | None = option(
-        "images that the network sees together; windows overlap and are aligned to one world; null: all images at once",
-        None,
-        least=LEAST,
-    )
-    overlap: int | None = option("images that a window shares with the next one; null: half of them", None)
-    loops: int | None = option(
-        "windows of images from two parts of the sequence that look alike, at most; null: as many as other windows",
-        None,
-    )
-    order: str = option(
-        "given: images follow each other as in a video; similar: each by the one that looks most like it",
-        "given",
-        choices=ORDERS,
-    )
-
-    def __post_init__(self) -> None:
-        check_choice("windows.order", self.order, ORDERS)
-        if self.frames is not None and self.frames < LEAST:
-            raise ConfigError(
-                f"windows.frames={self.frames}: use at least {LEAST}, or null for all images at once"
-            )
-        if self.overlap is not None and self.overlap < 1:
-            raise ConfigError(
-                f"windows.overlap={self.overlap}: windows must share at least 1 image; use null for half"
-            )
-        if self.frames and self.overlap and self.overlap >= self.frames:
-            raise ConfigError(
-                f"windows.overlap={self.overlap}: a window has only {self.frames} images; use {self.frames - 1} at most"
-            )
-        given = [
-            f"windows.{name}={value}" for name, value in vars(self).items() if value not in (None, "given")
-        ]
-        if self.frames is None and given:
-            raise ConfigError(
-                f"{given[0]} without windows.frames: name the images of a window, e.g. windows.frames=32"
-            )
-        if self.loops is not None and self.loops < 0:
-            raise ConfigError(f"windows.loops={self.loops}: use 0 for none, or more")
-
-    @property
-    def shared(self) -> int:
-        """Images that two windows share at least."""
-        assert self.frames is not None
-        return self.overlap or self.frames // 2
-
-    def cut(self, features: Features) -> "Layout":
-        """The windows of so many images; `frames` has to be set."""
-        assert self.frames is not None
-        count = len(features)
-        order = by_similarity(features) if self.order == "similar" else list(range(count))
-        row = along(count, self.frames, self.shared)
-        most = len(row) if self.loops is None else self.loops
-        loops = closing(features[order], row, most)
-        return Layout([[order[place] for place in window] for window in (*row, *loops)], len(row))
 
 
 @dataclass(frozen=True)
@@ -108,6 +44,17 @@ class Layout:
             shared = sorted(range(self.along), key=lambda other: -len(sets[other] & sets[loop]))
             pairs += [(other, loop) for other in shared[:4] if len(sets[other] & sets[loop]) >= LEAST // 2]
         return pairs
+
+
+def cut(windows: Windows, features: Features) -> Layout:
+    """The windows of so many images; `windows.frames` has to be set."""
+    assert windows.frames is not None
+    count = len(features)
+    order = by_similarity(features) if windows.order == "similar" else list(range(count))
+    row = along(count, windows.frames, windows.shared)
+    most = len(row) if windows.loops is None else windows.loops
+    loops = closing(features[order], row, most)
+    return Layout([[order[place] for place in window] for window in (*row, *loops)], len(row))
 
 
 def along(count: int, size: int, overlap: int) -> list[list[int]]:

@@ -14,7 +14,8 @@ from vggtq.predict.inputs import Inputs
 from vggtq.predict.result import Prediction, PredictionError, as_prediction
 from vggtq.predict.windows.align import Alignment, AlignmentError, View, align
 from vggtq.predict.windows.features import features
-from vggtq.predict.windows.layout import Layout, Windows
+from vggtq.predict.windows.layout import Layout, cut
+from vggtq.predict.windows.options import Windows
 from vggtq.terminal.progress import Steps
 
 
@@ -28,7 +29,7 @@ def predict_in_windows(
     network = loaded.module
     assert isinstance(network, Network)
     steps.step("comparing images")
-    layout = windows.cut(features(network, inputs.images, next(network.parameters()).device))
+    layout = cut(windows, features(network, inputs.images, next(network.parameters()).device))
     steps.step(f"predicting {len(layout.windows)} windows", len(layout.windows))
     seen = []
     for window in layout.windows:

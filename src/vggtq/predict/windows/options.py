@@ -1,0 +1,60 @@
+"""How a sequence of images is cut into windows. Imports nothing heavy."""
+
+from dataclasses import dataclass
+
+from vggtq.errors import ConfigError, check_choice
+from vggtq.terminal.options import option
+
+ORDERS = ("given", "similar")
+LEAST = 4  # images of a window
+
+
+@dataclass
+class Windows:
+    """How a sequence is cut; by default it is not."""
+
+    frames: int | None = option(
+        "images that the network sees together; windows overlap and are aligned to one world; null: all images at once",
+        None,
+        least=LEAST,
+    )
+    overlap: int | None = option("images that a window shares with the next one; null: half of them", None)
+    loops: int | None = option(
+        "windows of images from two parts of the sequence that look alike, at most; null: as many as other windows",
+        None,
+    )
+    order: str = option(
+        "given: images follow each other as in a video; similar: each by the one that looks most like it",
+        "given",
+        choices=ORDERS,
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("windows.order", self.order, ORDERS)
+        if self.frames is not None and self.frames < LEAST:
+            raise ConfigError(
+                f"windows.frames={self.frames}: use at least {LEAST}, or null for all images at once"
+            )
+        if self.overlap is not None and self.overlap < 1:
+            raise ConfigError(
+                f"windows.overlap={self.overlap}: windows must share at least 1 image; use null for half"
+            )
+        if self.frames and self.overlap and self.overlap >= self.frames:
+            raise ConfigError(
+                f"windows.overlap={self.overlap}: a window has only {self.frames} images; use {self.frames - 1} at most"
+            )
+        given = [
+            f"windows.{name}={value}" for name, value in vars(self).items() if value not in (None, "given")
+        ]
+        if self.frames is None and given:
+            raise ConfigError(
+                f"{given[0]} without windows.frames: name the images of a window, e.g. windows.frames=32"
+            )
+        if self.loops is not None and self.loops < 0:
+            raise ConfigError(f"windows.loops={self.loops}: use 0 for none, or more")
+
+    @property
+    def shared(self) -> int:
+        """Images that two windows share at least."""
+        assert self.frames is not None
+        return self.overlap or self.frames // 2
