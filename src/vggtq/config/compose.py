@@ -121,9 +121,14 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
     register()
     folders, overrides = config_folders(overrides)
-    own = ["hydra.searchpath=[" + ",".join(_quoted_string(f"file://{folder}") for folder in folders) + "]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose("config", overrides=[*quote_numbers(overrides), *(own if folders else [])])
+        return hydra_compose("config", overrides=[*quote_numbers(overrides), *searchpath(folders)])
+
+
+def searchpath(folders: Sequence[str]) -> list[str]:
+    """The override that lets Hydra look for configurations in `folders` too; none for no folder."""
+    quoted = ",".join(_quoted_string(f"file://{folder}") for folder in folders)
+    return [f"hydra.searchpath=[{quoted}]"] if folders else []
 
 
 def config_folders(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -98,6 +98,8 @@ def _explain_key(key: str) -> str:
         return f"{key} is not among what this model's YAML sets, so it is added with a plus: +{key}…"
     if key in REPLACED:
         return f"{key} is no option any more: {REPLACED[key]}"
+    if key.startswith("hydra.launcher."):
+        return f"{key} is no option of this launcher; name the one that has it: hydra/launcher=joblib, slurm or ray"
     if homes := _homes(key):
         group = key.partition(".")[0]
         others = ", or another of them" if len(homes) > 1 else ""

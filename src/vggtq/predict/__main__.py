@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from vggtq.config.compose import config_folders
+from vggtq.errors import ConfigError
 from vggtq.plugins import load_plugins
-from vggtq.predict.options import Options
+from vggtq.predict.options import Options, for_launcher
 from vggtq.terminal.command_line import execute
 from vggtq.terminal.help import Command
 from vggtq.terminal.logs import log_lines
@@ -18,6 +19,7 @@ COMMAND = Command(
         "model=model.safetensors out=reconstruction depth=png16 confidence=50 photos/*.jpg",
         "model=model.safetensors images=video out=reconstruction windows.frames=32",
         "model=int8.safetensors compare=int4.safetensors images=photos out=both viewer=open",
+        "model=model.safetensors scenes='photos/*' out=scenes hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=4",
     ),
     """\
 Writes  depth/ confidence/ preview/   one file per image
@@ -27,10 +29,13 @@ Writes  depth/ confidence/ preview/   one file per image
         scene.glb                     points and cameras for Blender and browsers
         scene.rrd                     with viewer= or compare=: a recording for rerun
         prediction.json               model, command, versions, images, sizes: written last
+        scenes.json                   with scenes=: what became of each scene, beside their folders
 
+scenes= goes on where it was interrupted, when the same command is given again. hydra/launcher=joblib|slurm|ray and their
+options are those of sweeps (docs/sweeps.md).
 --config-dir DIR adds a folder of your own configurations, as for vggtq run.
 """,
-    before=lambda argv: config_folders(argv)[1],
+    before=lambda argv: for_launcher(config_folders(argv)[1])[1],
 )
 
 
@@ -40,13 +45,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return execute(argv, COMMAND, lambda options: _work(options, argv))
 
 
-def _work(options: Options, argv: Sequence[str]) -> None:
+def _work(options: Options, argv: Sequence[str]) -> int:
+    launcher, _ = for_launcher(argv)
+    if launcher and not options.scenes:
+        raise ConfigError(
+            f"{launcher[0]} without scenes=: launchers share out many scenes; give scenes='DIR/*', or leave it out"
+        )
     load_plugins(options.plugins)
     # torch takes over a second to import; a misspelt option should not have to wait for it
+    if options.scenes:
+        from vggtq.predict.scenes.run import predict_scenes
+
+        return predict_scenes(options, list(argv))
     from vggtq.predict.pipeline import predict
 
     with log_lines():
         predict(options, list(argv))
+    return 0
 
 
 if __name__ == "__main__":

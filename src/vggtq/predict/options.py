@@ -1,5 +1,6 @@
 """The options of `vggtq predict`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vggtq.errors import ConfigError
@@ -7,8 +8,10 @@ from vggtq.network.memory import Memory
 from vggtq.predict.windows.options import Windows
 from vggtq.terminal.options import option
 
+OF_LAUNCHERS = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.")
 
-@dataclass
+
+@dataclass(kw_only=True)
 class Options:
     """What to predict from what, and how to write it down."""
 
@@ -19,8 +22,19 @@ class Options:
     images: list[str] = option(
         "a folder, a file, a pattern such as 'photos/*.jpg', or a list [a.jpg,b.jpg]; files may also be given without "
         "images=; the camera of the first image is the world frame",
+        [],
         words="IMAGES",
-        missing="name the folder of your photographs: images=DIR",
+    )
+    scenes: list[str] = option(
+        "instead of images: folders of photographs, each a scene of its own with results in out/NAME; a pattern such as "
+        "'photos/*', or a list [a,b]; scenes that are predicted already are skipped",
+        [],
+    )
+    jobs: int | None = option(
+        "with scenes=: processes that share the scenes, started by hydra/launcher=…; null: as many as the launcher runs at "
+        "a time",
+        None,
+        least=1,
     )
     out: str = option(
         "a folder for the results; made if need be", missing="name a folder for the results: out=DIR"
@@ -65,10 +79,13 @@ class Options:
     windows: Windows = field(default_factory=Windows)
     device: str = option("where the model runs", "auto", choices=("auto", "cpu", "cuda"))
     threads: int | None = option("CPU threads; null: torch's choice", None, least=1)
-    overwrite: bool = option("replace an earlier prediction in out", False)
+    overwrite: bool = option(
+        "replace an earlier prediction in out; with scenes=, predict all of them again", False
+    )
     plugins: list[str] = option("modules of your own that the model was made with, e.g. [my_methods]", [])
 
     def __post_init__(self) -> None:
+        self._check_scenes()
         if self.compare is not None:
             self.viewer = "file" if self.viewer == "none" else self.viewer
             if self.budget_gb is not None:
@@ -87,3 +104,25 @@ class Options:
             raise ConfigError(f"confidence={self.confidence:g}: percent to leave out, from 0 to below 100")
         if self.colmap_points < 0:
             raise ConfigError(f"colmap_points={self.colmap_points}: use 0 for none, or more")
+
+    def _check_scenes(self) -> None:
+        if not self.scenes:
+            if not self.images:
+                raise ConfigError("images is missing; name the folder of your photographs: images=DIR")
+            if self.jobs is not None:
+                raise ConfigError(
+                    f"jobs={self.jobs} without scenes=: one prediction is one process; leave jobs out"
+                )
+        elif self.images:
+            raise ConfigError(
+                f"scenes={','.join(self.scenes)} with images={' '.join(self.images)}: give one of them; scenes= takes each "
+                "folder as a scene of its own, images= all images as one scene"
+            )
+        elif self.viewer == "open":
+            raise ConfigError("viewer=open with scenes=: a window for each scene; use viewer=file")
+
+
+def for_launcher(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides of Hydra's launcher and sweeper among the arguments, and the others."""
+    ours = [argument for argument in argv if argument.lstrip("+~").startswith(OF_LAUNCHERS)]
+    return ours, [argument for argument in argv if argument not in ours]

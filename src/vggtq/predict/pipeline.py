@@ -29,6 +29,7 @@ from vggtq.predict.files.colmap_text import name_notes
 from vggtq.predict.files.recording import open_viewer, rerun
 from vggtq.predict.files.writer import RECORDING, OutputFolder, write_all
 from vggtq.predict.inputs import Inputs, read_inputs
+from vggtq.predict.kept import kept
 from vggtq.predict.options import Options
 from vggtq.predict.plan import LADDER
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
@@ -114,6 +115,7 @@ def _budget(options: Options, sources: Sequence[Source], device: torch.device) -
     return Budget(options.budget_gb, sources[0].header, Path(options.model).expanduser(), device, head)
 
 
+@kept
 def _loaded(file: str, head: bool, memory: Memory, device: torch.device) -> QuantizedModel:
     loaded = load(file, device)
     if memory.bounds:
