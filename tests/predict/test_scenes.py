@@ -166,6 +166,16 @@ def test_a_failed_scene_says_why_and_the_others_go_on(
     assert not list(Path("out").glob("*/error.json"))
 
 
+def test_a_scene_without_a_place_for_its_results_is_missing(
+    model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Path("out").mkdir()
+    Path("out/bath").touch()
+    assert main([f"model={model}", "scenes=[photos/bath,photos/hall 2]", "out=out"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith("bath failed: ") and told[-1] == "1 done, 0 skipped, 0 failed, 1 missing"
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_job(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -309,3 +319,4 @@ def test_slurm_is_asked_for_an_array_with_a_job_for_each_share(
     for line in ("--array=0-1%2", "--gpus-per-node=1", "--cpus-per-task=8", "--partition=gpu"):
         assert f"#SBATCH {line}\n" in script
     assert f"{Path('out').resolve()}/.jobs/.submitit/" in script
+    assert len(list(Path("out/.jobs").glob("scenes-*.jsonl"))) == 1, "jobs in the queue would read it"

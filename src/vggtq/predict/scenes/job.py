@@ -71,6 +71,8 @@ class Job:
                     self._predict(scene, folder)
         except Timeout:
             return False
+        except OSError as error:  # there is no folder for its results, so that no file can say why
+            print(f"{scene.name} failed: {folder}: {error.strerror or error}", flush=True)
         return True
 
     def _predict(self, scene: Scene, folder: Path) -> None:

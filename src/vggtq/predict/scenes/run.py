@@ -31,6 +31,7 @@ from vggtq.predict.scenes.states import Wanted, check_settings
 from vggtq.predict.sources import read_sources
 
 SCHEMA_VERSION = 1
+SUBMITTED = ".submitit"  # the folder of jobs that outlive this process, by the launcher's own default
 OWN = ("scenes=", "jobs=", "out=", "overwrite=")  # arguments that are no setting of a single scene
 
 
@@ -70,17 +71,19 @@ def predict_scenes(options: Options, argv: list[str]) -> int:
             since = listing.stat().st_mtime_ns
             wanted = replace(wanted, since_ns=since if options.overwrite else None)
             settings = tuple(a for a in arguments if not a.startswith(OWN))
+            ended = False
             try:
                 reason = launching.run(
                     Job(_absolute(options), settings, options.out, wanted, listing, jobs), jobs
                 )
+                ended = reason is None
             except KeyboardInterrupt:
                 signals.settled()
                 made = sum(wanted.made(scene) is not None for scene in todo)
                 print(f"interrupted with {made} of {count(len(todo), 'scene')} done, {len(skipped)} skipped")
                 raise
             finally:
-                _clear(listing)
+                _clear(listing, ended)
     outcomes = [skipped.get(scene.name) or _outcome(wanted, scene, since) for scene in scenes]
     return _tell(options, wanted, outcomes, reason)
 
@@ -174,8 +177,10 @@ def _absolute(options: Options) -> Options:
     return replace(options, model=absolute(options.model), compare=compare)
 
 
-def _clear(listing: Path) -> None:
-    """Leaves what a launcher wrote, such as the logs of Slurm's jobs."""
+def _clear(listing: Path, ended: bool) -> None:
+    """Leaves what a launcher wrote, such as the logs of Slurm's jobs. ended: no job needs the listing any more."""
+    if not ended and (listing.parent / SUBMITTED).exists():
+        return  # jobs may wait in the queue
     for path in (listing, listing.parent / "multirun.yaml"):
         path.unlink(missing_ok=True)
     with suppress(OSError):
