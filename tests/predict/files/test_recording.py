@@ -217,7 +217,7 @@ def test_a_size_of_the_command_serves_both_models(model: Path, monkeypatch: pyte
     other = Header(**(vars(real) | {"model": real.model | {"image_size": 98}}))
     monkeypatch.setattr(sources, "read_header", lambda file: other if file == "photos/a.png" else real)
     options = pipeline.Options(
-        str(model), ["photos"], "out", viewer="file", compare="photos/a.png", image_size=84
+        model=str(model), images=["photos"], out="out", viewer="file", compare="photos/a.png", image_size=84
     )
     assert [source.key for source in sources.read_sources(options)] == ["model", "compare"]
 
