@@ -29,7 +29,7 @@ from vggtq.predict.windows.similarity import Similarity, umeyama
 from vggtq.records.plain import plain
 from vggtq.terminal.progress import Steps
 
-WALKS = {200: 4, 1000: 2}  # images of a walk: how many walks; about a quarter of an hour on two cores
+WALKS = {200: 4, 1000: 2}  # images of a walk: how many walks; those of 1,000 images take most of an hour
 SIZE = 84  # pixels, the embedded model's
 CUTS = (Windows(16), Windows(32))
 METHODS = {
