@@ -12,6 +12,8 @@ from scipy.spatial.transform import Rotation
 from vggtq.bench import windows as bench
 from vggtq.data.objects import Objects
 from vggtq.machine.environment import environment
+from vggtq.predict.windows.align import View
+from vggtq.predict.windows.layout import Layout
 from vggtq.predict.windows.options import Windows
 from vggtq.predict.windows.similarity import Similarity
 
@@ -41,3 +43,22 @@ def test_the_whole_benchmark(
     assert [row["method"] for row in rows] == list(bench.METHODS)
     assert all(0 < row["trajectory_error"] < 0.5 for row in rows)
     assert "with loops" in capsys.readouterr().out
+
+
+def test_windows_of_one_unit_are_placed_by_one_camera() -> None:
+    rng = np.random.default_rng(0)
+    layout = Layout([[0, 1, 2], [1, 2, 3], [3, 2, 4]], 3)
+    turns = Rotation.random(5, random_state=0).as_matrix()
+    true = np.concatenate([turns, rng.normal(size=(5, 3, 1))], axis=-1)
+    moved = [
+        Similarity(1.0, turn, rng.normal(size=3)) for turn in Rotation.random(3, random_state=1).as_matrix()
+    ]
+    nothing = np.zeros((3, 1, 1))
+    views = [
+        View(world.inverse().cameras(true[list(images)]), nothing[..., None], nothing)
+        for world, images in zip(moved, layout.windows, strict=True)
+    ]
+    placed = bench.by_one_camera(layout, views)
+    for world, view, images in zip(placed, views, layout.windows, strict=True):
+        expected = moved[0].inverse().cameras(true[list(images)])
+        np.testing.assert_allclose(world.cameras(view.extrinsics), expected, atol=1e-9)

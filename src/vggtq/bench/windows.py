@@ -34,6 +34,7 @@ SIZE = 84  # pixels, the embedded model's
 CUTS = (Windows(16), Windows(32))
 METHODS = {
     "all at once": "one pass over all images",
+    "by one camera": "windows in a row, each placed by the camera of the first image that it shares with the one before",
     "by shared centres": "windows in a row, each placed by the centres of the cameras that it shares with the one before",
     "by shared points": "windows in a row, each placed by the points that it shares with the one before",
     "with loops": "the same, and a pose graph with loops: vggtq predict windows.frames=N",
@@ -72,10 +73,12 @@ def _cut_rows(model: LoadedModel, scene: Scene, how: Windows) -> Iterator[dict[s
     network = model.module
     assert isinstance(network, Network)
     begin = time.perf_counter()
-    layout = cut(how, features(network, scene.images, next(network.parameters()).device))
+    device = next(network.parameters()).device
+    layout = cut(how, len(scene.images), lambda: features(network, scene.images, device))
     views = [_view(model, scene.images[list(window)]) for window in layout.windows]
     spent = time.perf_counter() - begin
     worlds = {
+        "by one camera": lambda: by_one_camera(layout, views),
         "by shared centres": lambda: by_centres(layout, views),
         "by shared points": lambda: align(layout, views.__getitem__, graph=False).worlds,
         "with loops": lambda: align(layout, views.__getitem__).worlds,
@@ -88,8 +91,19 @@ def _cut_rows(model: LoadedModel, scene: Scene, how: Windows) -> Iterator[dict[s
         yield {"method": method} | counts | errors(np.stack(cameras), scene, started)
 
 
+def by_one_camera(layout: Layout, views: Sequence[View]) -> list[Similarity]:
+    """Rotation and translation of one camera that both windows have; the unit is taken for the same."""
+    worlds = [Similarity.identity()]
+    for number in range(1, layout.along):
+        before, image = layout.windows[number - 1], layout.windows[number][0]
+        here, there = views[number - 1].extrinsics[before.index(image)], views[number].extrinsics[0]
+        turn = here[:, :3].T @ there[:, :3]
+        worlds.append(worlds[-1] @ Similarity(1.0, turn, here[:, :3].T @ (there[:, 3] - here[:, 3])))
+    return worlds
+
+
 def by_centres(layout: Layout, views: Sequence[View]) -> list[Similarity]:
-    """What one would do first: the similarity between the camera centres of shared images, window after window."""
+    """The similarity between the camera centres of shared images, window after window."""
     worlds = [Similarity.identity()]
     for number in range(1, layout.along):
         before, after = layout.windows[number - 1], layout.windows[number]

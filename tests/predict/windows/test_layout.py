@@ -30,7 +30,7 @@ def test_windows_cover_everything_and_share_enough(count: int, size: int, data: 
 
 
 def test_each_image_is_taken_from_the_window_it_lies_deepest_in() -> None:
-    layout = cut(Windows(frames=6, overlap=2, loops=0), circle(10, 0.2))
+    layout = cut(Windows(frames=6, overlap=2), 10, lambda: pytest.fail("no loop is possible"))
     assert layout.windows == [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]
     assert [window for window, _ in layout.owners()] == [0] * 5 + [1] * 5
     assert layout.owners()[4] == (0, 4)
@@ -52,7 +52,7 @@ def test_loops_join_parts_that_look_alike() -> None:
 
 
 def test_a_loop_is_paired_with_windows_of_both_of_its_parts() -> None:
-    layout = cut(Windows(frames=10, overlap=5), circle(100, 2))
+    layout = cut(Windows(frames=10, overlap=5), 100, lambda: circle(100, 2))
     assert layout.along == 19
     for loop in range(layout.along, len(layout.windows)):
         partners = [first for first, second in layout.pairs() if second == loop]
@@ -86,3 +86,12 @@ def test_similar_images_follow_each_other() -> None:
 def test_mistakes_are_told(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Windows(**options)  # type: ignore[arg-type]
+
+
+def test_images_are_compared_where_that_decides_something() -> None:
+    never = lambda: pytest.fail("nothing depends on it")  # noqa: E731
+    assert cut(Windows(frames=10, overlap=5, loops=0), 100, never).along == 19
+    shuffled = cut(
+        Windows(frames=10, overlap=5, loops=0, order="similar"), 100, lambda: circle(100, 0.5)[::-1]
+    )
+    assert sorted({image for window in shuffled.windows for image in window}) == list(range(100))

@@ -3,7 +3,7 @@
 Images are compared by their features (S, D), the patch tokens that the network's own patch embed makes of each image, averaged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,14 +46,18 @@ class Layout:
         return pairs
 
 
-def cut(windows: Windows, features: Features) -> Layout:
-    """The windows of so many images; `windows.frames` has to be set."""
+def cut(windows: Windows, count: int, look: Callable[[], Features]) -> Layout:
+    """The windows of so many images. look: the features of all of them, asked for once and only where they are needed.
+
+    `windows.frames` has to be set.
+    """
     assert windows.frames is not None
-    count = len(features)
-    order = by_similarity(features) if windows.order == "similar" else list(range(count))
     row = along(count, windows.frames, windows.shared)
     most = len(row) if windows.loops is None else windows.loops
-    loops = closing(features[order], row, most)
+    similar, looped = windows.order == "similar", bool(most) and len(row) > APART
+    features = look() if similar or looped else None
+    order = by_similarity(features) if similar and features is not None else list(range(count))
+    loops = closing(features[order], row, most) if looped and features is not None else []
     return Layout([[order[place] for place in window] for window in (*row, *loops)], len(row))
 
 
@@ -92,8 +96,6 @@ def closing(features: Features, windows: Sequence[Sequence[int]], most: int) -> 
     between them. Loops between the same parts are taken once.
     """
     size, found = len(windows[0]), list[tuple[float, int, int, int, int]]()
-    if len(windows) <= APART or not most:
-        return []
     apart = cdist(features, features)
     most_apart = float(np.median(apart.diagonal(size // 4)))
     for first, window in enumerate(windows):

@@ -29,7 +29,8 @@ def predict_in_windows(
     network = loaded.module
     assert isinstance(network, Network)
     steps.step("comparing images")
-    layout = cut(windows, features(network, inputs.images, next(network.parameters()).device))
+    device = next(network.parameters()).device
+    layout = cut(windows, len(inputs.names), lambda: features(network, inputs.images, device))
     steps.step(f"predicting {len(layout.windows)} windows", len(layout.windows))
     seen = []
     for window in layout.windows:
