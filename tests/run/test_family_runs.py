@@ -106,7 +106,9 @@ def test_a_prediction_of_photographs(run: tuple[str, Path, Any], tmp_path: Path)
         pixels = np.random.default_rng(i).integers(0, 255, (60, 80, 3), "uint8")
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
     out = tmp_path / "out"
-    options = Options(str(folder / "model.safetensors"), [str(tmp_path / "photos")], str(out), device="cpu")
+    options = Options(
+        model=str(folder / "model.safetensors"), images=[str(tmp_path / "photos")], out=str(out), device="cpu"
+    )
     predict(options, [])
     told = json.loads((out / "prediction.json").read_text("utf-8"))
     depth = np.load(out / "depth" / "0.npy")
