@@ -364,7 +364,7 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert (
         done.stderr
-        == "error: sections=kernel is not one of kernels, blocks, models, frames; did you mean kernels?\n"
+        == "error: sections=kernel is not one of kernels, blocks, models, frames, windows; did you mean kernels?\n"
     )
 
 
