@@ -25,6 +25,7 @@ from vggtq.config.schema import Calibration, Config, Engine, Timing, Tracker
 from vggtq.machine.device import Device
 from vggtq.quant.scheme.methods import ROUNDINGS, SCALES
 from vggtq.quant.scheme.scheme import Scheme
+from vggtq.terminal.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -244,3 +245,9 @@ def test_the_guide_names_every_option(page: str) -> None:
     ]
     options = {field.name for part in parts if is_dataclass(part) for field in fields(part)} - {"name"}
     assert len(options) > 50 and not options - words
+
+
+@pytest.mark.parametrize("page", ["docs/guide/command_line.md", "docs/zh/command_line.md"])
+def test_the_page_on_the_command_line_names_every_command(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    assert [name for name in COMMANDS if f"`{name}`" not in text] == []
