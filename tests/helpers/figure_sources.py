@@ -102,7 +102,7 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         "Both commands work in a fresh": ["3.11: the Python that pyproject.toml asks for"],
         "55 layers quantized": ["34.8 9.6 3.61: printed by the command above"],
         "speed  1.12": ["1.12 1.09 1.13: printed by the command above"],
-        "The default model `vggt_mini`": [(MINI, "A VGGT of 9.1 million")],
+        "The default model `vggt_mini`": [(MINI, "is a VGGT of 9.1 million")],
         "measures nine schemes": [T_INTERVAL],
         "| FP32 | 34.8": [f"34.8 0 0.071 0.178 0.805 0.323 0.079: {COMPARED}"],
         "| INT8 per-channel": [f"13.2 0.0009 0.000 0.001 0.003 0.005: {COMPARED}"],
@@ -147,12 +147,12 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
     },
     ACCURACY: {
         "Measured on": [
-            (MINI, "A VGGT of 9.1 million"),
+            (MINI, "is a VGGT of 9.1 million"),
             *[(MINI, f"| {name} ↑ | 0.") for name in ("pose AUC@3", "pose AUC@5", "pose AUC@30")],
             *[(MINI, "| depth inlier@1.03 ↑"), (MINI, "| depth AbsRel ↓")],
         ],
         "Each column from": [T_INTERVAL],
-        "Smoothing is told apart": [
+        "On that model, smoothing": [
             (ACCURACY, "| W8A8, dynamic per token | 3.37"),
             "0.059: the difference of two rows above it",
         ],
@@ -215,7 +215,7 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         ],
         "| 2 | 4859": [FRAMES],
         "| 20 | 5661": [(ZEN4, "| 20 | 5661 |")],
-        "W8A8 predicts in": [FILES],
+        "VGGT-1B with W8A8 needs": [FILES],
         "VGGT-1B with random weights and the track": [
             (XEON, "VGGT-1B with random weights and the track"),
             *[(XEON, f"| {row}") for row in ("export, INT4", "export, INT8", '`vggtq.load("int4')],
