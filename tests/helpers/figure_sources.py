@@ -122,7 +122,7 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
             *[seven_bits("int8_dynamic"), seven_bits("int8_dynamic bits=7")],
         ],
         "| the smallest file with": [GPTQ, NEAREST_W4],
-        "| the smallest file, nothing": [
+        "| the smallest file, without": [
             (ROOMS, "| … SINQ | 9.8 | 0.913"),
             (ROOMS, "| … SINQ | 9.8 | 0.941"),
             kept("… MSE scales"),
