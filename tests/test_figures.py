@@ -16,7 +16,7 @@ IN_BOTH = [README, CHOOSING, ACCURACY, BENCHMARKS, MINI, "docs/memory.md", "docs
 
 # A figure in prose has a decimal point or a unit; 224 × 224 is a size. In a table every number that stands alone counts.
 IN_PROSE = re.compile(
-    r"(?<![\w.@×²-])(?<!× )(?:\d*\.\d+(?!\.?\d)|\d+(?= (?:to|at|und|至) \d+ %)|\d+(?= ?(?:%|MiB|GiB|×(?! ?\d))))(?!\w)"
+    r"(?<![\w.@×²-])(?<!× )(?:\d*\.\d+(?!\.?\d)|\d+(?= (?:to|至) \d+ %)|\d+(?= ?(?:%|MiB|GiB|×(?! ?\d))))(?!\w)"
 )
 IN_TABLE = re.compile(r"(?<![\w.@×²/-])(?<!× )\d*\.?\d+(?![\w²]|\.\d| ×)")
 
