@@ -7,5 +7,5 @@ import pytest
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts are files with a few bytes."""
     monkeypatch.setattr(
-        "vggtq.report.charts.sheet.save_charts", lambda group, t, path: path.write_bytes(b"chart")
+        "vggtq.report.charts.sheet.save_figure", lambda make, path: path.write_bytes(b"chart")
     )

@@ -620,7 +620,7 @@ def test_chinese_report_leaves_only_names_and_metrics_untranslated(tmp_path: Pat
     metrics = (
         "VGGT FP32 FP16 BF16 INT8 MiB dB ms UTC AUC inlier Holm AbsRel NaN Inf PSNR MAE RSS CUDA JSON cosine"
     )
-    names = "vggt_small rooms cpu Test CPU seed runs/broken/result.json comprehensive_visualizations.png"
+    names = "vggt_small rooms cpu Test CPU seed runs/broken/result.json comprehensive_visualizations.png accuracy_over_time.png"
     for file in ("comparison.md", "comprehensive_report.txt"):
         words = (tmp_path / "out" / file).read_text(encoding="utf-8").replace(str(tmp_path), "")
         found = set(re.findall(r"(?<![\w.-])[A-Za-z]{2}[\w.]*", words, flags=re.ASCII))

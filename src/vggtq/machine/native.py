@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "VGGTQ_MAX_ISA"
 _INSTALLED = Path(__file__).parents[1] / "quant" / "kernels" / "native" / "vggtq_native.so"
 FILE = Path(os.environ.get("VGGTQ_LIBRARY", _INSTALLED))
-INTERFACE = 5  # as in interface.h
+INTERFACE = 6  # as in interface.h
 LEVELS = ("portable", "avx2", "avx_vnni", "avx512_vnni")  # as in interface.h
 CAPS = {"none": -1} | {name: level for level, name in enumerate(LEVELS)} | {"amx": len(LEVELS) - 1}
 # Plain loops are slower than torch's float products: used only where they are asked for.
@@ -35,6 +35,7 @@ class Library:
         self.isa = LEVELS[level]
         self.lanes, self.panel = self._native.vggtq_lanes(), self._native.vggtq_panel()
         self._native.vggtq_use_threads(_gomp_parallel())  # a null pointer leaves it at one thread
+        self.weight_bits: Callable[[int, int], int] = self._native.vggtq_weight_bits
         self.input_bits: Callable[[int, int], int] = self._native.vggtq_input_bits
 
     def linear(self, call: ctypes.Structure) -> bool:

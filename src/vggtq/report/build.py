@@ -48,6 +48,7 @@ TEMPLATES: dict[str, Callable[[Report, Translate], Mapping[str, str | Path]]] = 
     "multi_scene": multi_scene_files,
 }
 _CHARTS = "comprehensive_visualizations"
+TIMES = "accuracy_over_time.png"
 _log = logging.getLogger("vggtq.report")
 Values = Sequence[Sequence[Any]]  # of all rows, by column
 
@@ -189,7 +190,8 @@ def _write_text(report: Report, path: Path, content: str) -> None:
 def _write_charts(report: Report, out: Path, lang: str) -> dict[int, str]:
     """One page per group with something to draw (at least one page); pages of an older report are removed."""
     from vggtq.machine.fonts import find_cjk_font
-    from vggtq.report.charts.sheet import save_charts
+    from vggtq.report.charts import accuracy_time
+    from vggtq.report.charts.sheet import draw, save_figure
 
     if lang == "zh" and find_cjk_font() is None:
         report.notes.append(translator(lang)("font_note"))
@@ -199,7 +201,13 @@ def _write_charts(report: Report, out: Path, lang: str) -> dict[int, str]:
     charts = {}
     for index, group in enumerate(drawn, start=1):
         charts[group.number] = f"{_CHARTS}{f'_{index}' if index > 1 else ''}.png"
-        _write(report, out / charts[group.number], partial(save_charts, group, translator(lang)))
+        _write(
+            report, out / charts[group.number], partial(save_figure, partial(draw, group, translator(lang)))
+        )
+    (out / TIMES).unlink(missing_ok=True)
+    if timed := accuracy_time.panels(report.groups):
+        make = partial(accuracy_time.draw, timed, translator(lang))
+        _write(report, out / TIMES, partial(save_figure, make))
     for old in out.glob(f"{_CHARTS}*.png"):
         if old.name not in charts.values():
             old.unlink()
@@ -210,6 +218,10 @@ def _markdown(report: Report, charts: Mapping[int, str], t: Translate) -> str:
     parts = [f"# {t('title')}", _head(report, t)]
     for group in report.groups:
         parts.append(group_markdown(group, charts.get(group.number), t))
+    if any(path.name == TIMES for path in report.files):
+        parts.append(
+            f"## {t('chart.accuracy_time')}\n\n{t('accuracy_time_note')}\n\n![{t('chart.accuracy_time')}]({TIMES})"
+        )
     parts += networks_markdown(report.networks, t)
     parts.append("\n\n".join(t(name) for name in ("error_note", "speed_note", "truth_note")))
     if report.refused:

@@ -67,6 +67,13 @@ struct Weights {
     return row < kRows ? values[static_cast<size_t>(row * kColumns + column)] : 0;
   }
 
+  // How much more a step of the codes is worth that products with rounded inputs take.
+  int32_t product_step() const { return 1 << (bits - vggtq_weight_bits(bits, 1)); }
+  int32_t product_value(int64_t row, int64_t column) const {
+    const double step = product_step();
+    return static_cast<int32_t>(std::nearbyint(value(row, column) / step));
+  }
+
   // As vggtq/quant/kernels/native/layout.py does.
   void lay_out(int64_t lanes, int64_t panel) {
     const int64_t padded_rows = (kRows + panel - 1) / panel * panel;
@@ -84,7 +91,7 @@ struct Weights {
         const int64_t at = (row / panel * groups() + g) * panel + row % panel;
         panel_scales[static_cast<size_t>(at)] = scales[static_cast<size_t>(row * groups() + g)];
       }
-      for (int64_t c = 0; c < kColumns; c++) sums[static_cast<size_t>(row)] += value(row, c);
+      for (int64_t c = 0; c < kColumns; c++) sums[static_cast<size_t>(row)] += product_value(row, c);
     }
   }
 
@@ -124,7 +131,7 @@ float from_bfloat16(uint16_t half) {
 void check_linear(const char* level, int32_t bits, int32_t group, VggtqRounding rounding, VggtqType type) {
   const Weights weights(bits, group);
   const VggtqWeight weight = weights.view(rounding != VGGTQ_NONE);
-  const int32_t input_bits = vggtq_input_bits(bits, 1), most = (1 << (input_bits - 1)) - 1;
+  const int32_t input_bits = vggtq_input_bits(vggtq_weight_bits(bits, 1), 1), most = (1 << (input_bits - 1)) - 1;
   Numbers numbers;
   std::vector<float> x(kTokens * kColumns), bias(kRows), found(kTokens * kRows);
   for (float& number : x) number = static_cast<float>(numbers.next(most));
@@ -147,7 +154,9 @@ void check_linear(const char* level, int32_t bits, int32_t group, VggtqRounding 
     for (int64_t row = 0; row < kRows; row++) {
       double sum = static_cast<double>(bias[static_cast<size_t>(row)]);
       for (int64_t c = 0; c < kColumns; c++) {
-        const double w = static_cast<double>(weights.scale(row, c)) * weights.value(row, c);
+        const int32_t value =
+            rounding == VGGTQ_NONE ? weights.value(row, c) : weights.product_step() * weights.product_value(row, c);
+        const double w = static_cast<double>(weights.scale(row, c)) * value;
         sum += static_cast<double>(x[static_cast<size_t>(t * kColumns + c)]) * w;
       }
       const float exact = static_cast<float>(sum);  // whole numbers and quarters: float32 holds the sum

@@ -20,7 +20,7 @@ from helpers.linears import DYNAMIC, draw
 from vggtq.errors import ConfigError
 from vggtq.machine import native
 from vggtq.quant.kernels.cpu import native_linear, rules
-from vggtq.quant.kernels.cpu.native_linear import NativeLinear, fits, is_right
+from vggtq.quant.kernels.cpu.native_linear import NativeLinear, fits, in_product, is_right
 from vggtq.quant.kernels.cpu.onednn_int8 import OneDnnInt8Linear
 from vggtq.quant.kernels.linear import ReferenceLinear
 from vggtq.quant.kernels.native import operator
@@ -114,7 +114,7 @@ def check_against_integers(
     x = whole_inputs(layer, tokens, seed)
     if not INPUTS[inputs].symmetric and columns == 1:
         return
-    weight = packed.dequantize(torch.float64)
+    weight = in_product(packed, layer.product_bits).dequantize(torch.float64)
     exact, size = x.double() @ weight.t(), x.abs().double() @ weight.abs().t()
     with torch.no_grad():
         y = layer(x).double()
@@ -144,7 +144,8 @@ def test_nothing_saturates(isa: str, bits: int, symmetric: bool) -> None:
         layer = NativeLinear(packed, None, DYNAMIC)
         for sign in (-1.0, 1.0):
             x = torch.full((13, 1024), sign * (2 ** (layer.activation_bits - 1) - 1))
-            assert torch.equal(layer(x).double(), x.double() @ packed.dequantize(torch.float64).t())
+            weight = in_product(packed, layer.product_bits).dequantize(torch.float64)
+            assert torch.equal(layer(x).double(), x.double() @ weight.t())
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
@@ -164,7 +165,8 @@ def test_the_result_is_the_references(isa: str, spec: Weights, inputs: str) -> N
     weight, bias, x = draw("gaussian", 50, 200, seed=1), torch.randn(50), draw("outliers", 37, 200, seed=2)
     packed, numbers = pack_weight(weight, spec), INPUTS[inputs]
     layer = NativeLinear(packed, nn.Parameter(bias), numbers)
-    reference = ReferenceLinear(packed, nn.Parameter(bias), replace(numbers, bits=layer.activation_bits))
+    multiplied = in_product(packed, layer.product_bits)
+    reference = ReferenceLinear(multiplied, nn.Parameter(bias), replace(numbers, bits=layer.activation_bits))
     if numbers.mode == "static":
         for each, bits in ((layer, numbers.bits), (reference, layer.activation_bits)):
             known = InputRange.between(-4, 4, numbers.bits, numbers.symmetric)
@@ -478,13 +480,19 @@ def test_without_a_library_torch_is_used_and_the_log_says_so(
 
 
 @built
-def test_weights_of_7_bits_keep_activations_of_8_where_products_would_saturate() -> None:
-    weight = draw("normal", 32, 64)
+def test_where_products_would_saturate_weights_lose_a_bit_and_activations_none() -> None:
+    packed = pack_weight(draw("normal", 32, 64), Weights())
     with capped("avx2"):
-        eight, seven = (
-            NativeLinear(pack_weight(weight, Weights(bits=bits)), None, DYNAMIC) for bits in (8, 7)
-        )
-        if eight.activation_bits != 7:
+        layer = NativeLinear(packed, None, DYNAMIC)
+        if layer.product_bits != 7:
             pytest.skip("no AVX2 here")
-        assert eight.notes[0].endswith("weights of 7 bits keep them (bits=7)")
-        assert seven.activation_bits == 8 and not seven.notes
+        assert layer.activation_bits == 8 and layer.backend == "native_avx2_w7a8"
+        assert layer.notes == (
+            "weights are rounded to 7 bits in the product: this CPU's int8 products saturate with 8",
+        )
+        assert torch.equal(layer.stored_codes(), packed.codes), "files keep all bits"
+        codes = in_product(packed, 7).integer_codes()
+        assert torch.equal(codes.float(), (packed.integer_codes().float() / 2).round())
+        zeros = pack_weight(draw("normal", 32, 64), Weights(symmetric=False))
+        asymmetric = NativeLinear(zeros, None, DYNAMIC)
+        assert (asymmetric.product_bits, asymmetric.activation_bits) == (8, 7)

@@ -62,7 +62,7 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
     else:
         named = front + others
     marks = [shown[i] for i in (front if len(others) > _SINGLE else range(len(shown)))]
-    _name_points(axis, marks, [(shown[i], short_name(points[i][2], 18)) for i in named])
+    name_points(axis, marks, [(shown[i], short_name(points[i][2], 18)) for i in named])
 
 
 def _density(axis: Any, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
@@ -84,7 +84,7 @@ def families(rows: Sequence[Row]) -> list[tuple[str, list[Point]]]:
     return sorted(curves, key=lambda curve: (-len(curve[1]), curve[0]))[: len(_CURVES)]
 
 
-def _name_points(axis: Any, marks: Sequence[Point], names: Sequence[tuple[Point, str]]) -> None:
+def name_points(axis: Any, marks: Sequence[Point], names: Sequence[tuple[Point, str]]) -> None:
     """Put each name at the nearest place around its point that is free of marks; a name without one is left out."""
     figure = axis.figure
     figure.get_layout_engine().execute(figure)

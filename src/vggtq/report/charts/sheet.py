@@ -44,15 +44,15 @@ _FAILED_NAMED = 8
 _SLOTS = 4  # a single row would otherwise be drawn as bars as thick as the page
 
 
-def save_charts(group: Group, t: Translate, path: Path) -> None:
-    """Draw the successful rows of `group` into the PNG `path`."""
+def save_figure(make: Callable[[], Any], path: Path) -> None:
+    """Writes the figure that `make` draws to the PNG `path`, in fonts that have Chinese characters where there are any."""
     import matplotlib
 
     settings: dict[Any, Any] = {"font.family": families(), "font.size": 9, "hatch.linewidth": 0.6}
     settings |= {"axes.axisbelow": True, "axes.unicode_minus": False}
     with matplotlib.rc_context(settings), _quiet_fonts():
         # savefig would lay out and draw the page once more before it draws it
-        draw(group, t).canvas.print_png(path)
+        make().canvas.print_png(path)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ multiplied.
 
 import functools
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,7 +60,9 @@ class NativeLinear(KernelLayoutLinear):
         self._fixed: tuple[float, ...] | None = None  # bits … smallest of the operator
         self._native = _required()
         super().__init__(packed, bias, activations)
-        self.backend = f"native_{self._native.isa}_{_variant(self.spec, self.activation_bits)}"
+        self.backend = (
+            f"native_{self._native.isa}_{_variant(self.spec, self.product_bits, self.activation_bits)}"
+        )
         self._shapes = {name: tuple(t.shape) for name, t in packed.tensors.items()}
         grouped = packed.scale is not None and packed.scale.shape[1] > 1
         self._group = group_columns(self.in_features, self.spec) if grouped else 0
@@ -68,23 +71,34 @@ class NativeLinear(KernelLayoutLinear):
             self.register_buffer(name, tensor, persistent=False)
 
     @property
-    def activation_bits(self) -> int | None:
+    def product_bits(self) -> int:
+        """Of the weights in the product: 7 of 8 where products of more would saturate, else all of them."""
         if self.activations.mode == "none":
-            return None
-        return min(self.activations.bits, self._native.input_bits(self.spec.bits, self.spec.symmetric))
+            return self.spec.bits
+        return self._native.weight_bits(self.spec.bits, self.spec.symmetric)
+
+    @property
+    def activation_bits(self) -> int | None:
+        return None if self.activations.mode == "none" else min(self.activations.bits, self._input_bits)
+
+    @property
+    def _input_bits(self) -> int:
+        """Of inputs' codes, at most."""
+        return self._native.input_bits(self.product_bits, self.spec.symmetric)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.activation_bits is None or self.activation_bits >= self.activations.bits:
-            return ()
-        note = f"activations have {self.activation_bits} bits: this CPU's int8 products saturate with {self.activations.bits}"
-        if self._native.input_bits(7, self.spec.symmetric) >= self.activations.bits:
-            note += "; weights of 7 bits keep them (bits=7)"
-        return (note,)
+        because = "this CPU's int8 products saturate with 8"
+        notes: tuple[str, ...] = ()
+        if self.product_bits < self.spec.bits:
+            notes += (f"weights are rounded to {self.product_bits} bits in the product: {because}",)
+        if self.activation_bits is not None and self.activation_bits < self.activations.bits:
+            notes += (f"activations have {self.activation_bits} bits: {because}",)
+        return notes
 
     def set_input_range(self, numbers: InputRange) -> None:
         super().set_input_range(numbers)
-        known = numbers.with_bits(self._native.input_bits(self.spec.bits, self.spec.symmetric))
+        known = numbers.with_bits(self._input_bits)
         self._fixed = (known.bits, 1.0, float(known.scale), int(known.zero_point), known.smallest)
 
     def stored_codes(self) -> Tensor:
@@ -160,6 +174,7 @@ class NativeLinear(KernelLayoutLinear):
         """sums and weighted_sums, (R, 1), where the inputs' numbers need them."""
         if self.activations.mode == "none":
             return {"sums": None, "weighted_sums": None}
+        packed = in_product(packed, self.product_bits)
         zero, scale = packed.zero_point, packed.scale
         assert scale is not None
         exact = packed.integer_codes()
@@ -186,9 +201,18 @@ class NativeLinear(KernelLayoutLinear):
         ]
 
 
-def _variant(spec: Weights, activation_bits: int | None) -> str:
+def in_product(packed: PackedWeight, bits: int) -> PackedWeight:
+    """The weight with its codes rounded to `bits` bits, 7 of 8, halves to the even code: what is multiplied then."""
+    if bits == packed.spec.bits:
+        return packed
+    assert (bits, packed.spec.bits) == (7, 8) and packed.scale is not None
+    codes = (packed.integer_codes().float() / 2).round() + packed.offset
+    return replace(packed, codes=codes.to(torch.uint8), scale=2 * packed.scale)
+
+
+def _variant(spec: Weights, bits: int, activation_bits: int | None) -> str:
     """The numbers that are multiplied, e.g. `w4a8`, `w4a8_progressive`, `mxfp4a16`."""
-    weights = f"w{spec.bits}" if spec.entry.integer else spec.format
+    weights = f"w{bits}" if spec.entry.integer else spec.format
     return f"{weights}a{activation_bits or 16}{'_progressive' if spec.progressive else ''}"
 
 
@@ -239,7 +263,8 @@ def is_right(
     )
     with torch.device("cpu"):  # whatever the caller's default is
         packed, layer, x = small_product(spec, rounded)
-        right = torch.equal(layer(x).double(), x.double() @ packed.dequantize(torch.float64).t())
+        weight = in_product(packed, layer.product_bits).dequantize(torch.float64)
+        right = torch.equal(layer(x).double(), x.double() @ weight.t())
     if not right:
         log.warning("%s is not used: it gave a wrong product here", layer.backend)
     return right

@@ -5,8 +5,9 @@ namespace {
 
 constexpr int kFloatRows = 6, kColumns = 2;
 constexpr bool kScalesInProduct = true;
+constexpr bool kSevenBits = true;  // 2 · 255 · 64 fits 16 bits, and 2 · 255 · 127 does not
 constexpr int kConvolutionRows = 4;
-constexpr int kAttentionRows = 4, kSignedEnd = 64;  // 2 · 255 · 64 fits 16 bits
+constexpr int kAttentionRows = 4, kSignedEnd = 64;
 
 INLINE Ints dot_bytes(Ints sums, Ints unsigned_bytes, Ints signed_bytes) {
   const Ints products = _mm256_maddubs_epi16(unsigned_bytes, signed_bytes);
@@ -135,7 +136,8 @@ inline int32_t pair_input_bits(int32_t weight_bits, bool symmetric) { return cha
 inline bool pair_linear(const VggtqCall& call, const InputNumbers* shared, Share share, size_t cache_bytes,
                         Scratch& scratch) {
   const VggtqWeight& weight = *call.weight;
-  const int chain = chain_of(weight.bits, weight.zeros == nullptr);
+  const bool symmetric = weight.zeros == nullptr;
+  const int chain = chain_of(product_weight_bits(weight.bits, symmetric), symmetric);
   switch (weight.group % 32 != 0 && chain == 8 ? 4 : chain) {  // a chain ends with its group
     case 8: return linear_by<ChainedPairs<8>>(call, shared, share, 8, cache_bytes, scratch);
     case 4: return linear_by<ChainedPairs<4>>(call, shared, share, 8, cache_bytes, scratch);
@@ -148,6 +150,6 @@ inline bool pair_linear(const VggtqCall& call, const InputNumbers* shared, Share
 }  // namespace
 
 const Kernels kAvx2 = {
-    "avx2",       kLanes, kPanel, pair_input_bits, range_of_tokens, pair_linear,
-    float_linear, attend, rotate, convolve_band,   range_of_image,
+    "avx2",       kLanes, kPanel, product_weight_bits, pair_input_bits, range_of_tokens, pair_linear,
+    float_linear, attend, rotate, convolve_band,       range_of_image,
 };

@@ -5,6 +5,7 @@ namespace {
 // 24 sums, two vectors of weights and one of inputs fit the 32 registers.
 constexpr int kTileRows = 12, kFloatRows = 12, kColumns = 2;
 constexpr bool kScalesInProduct = false;
+constexpr bool kSevenBits = false;
 constexpr int kConvolutionRows = 12;
 constexpr int kAttentionRows = 12, kSignedEnd = 127;
 
@@ -20,6 +21,6 @@ INLINE Ints dot_at(Ints sums, Ints input, const int8_t* codes) { return dot_byte
 #include "float_linear.inl.h"
 
 const Kernels kAvx512Vnni = {
-    "avx512_vnni", kLanes, kPanel, exact_input_bits, range_of_tokens, exact_linear,
-    float_linear,  attend, rotate, convolve_band,    range_of_image,
+    "avx512_vnni", kLanes, kPanel, product_weight_bits, exact_input_bits, range_of_tokens, exact_linear,
+    float_linear,  attend, rotate, convolve_band,       range_of_image,
 };

@@ -5,6 +5,7 @@ namespace {
 
 constexpr int kTileRows = 6, kFloatRows = 6, kColumns = 2;  // of 16 registers
 constexpr bool kScalesInProduct = false;
+constexpr bool kSevenBits = false;
 constexpr int kConvolutionRows = 6;
 constexpr int kAttentionRows = 6, kSignedEnd = 127;
 
@@ -30,6 +31,6 @@ INLINE Ints dot_at(Ints sums, Ints input, const int8_t* codes) { return dot_byte
 #include "float_linear.inl.h"
 
 const Kernels kAvxVnni = {
-    "avx_vnni",   kLanes, kPanel, exact_input_bits, range_of_tokens, exact_linear,
-    float_linear, attend, rotate, convolve_band,    range_of_image,
+    "avx_vnni",   kLanes, kPanel, product_weight_bits, exact_input_bits, range_of_tokens, exact_linear,
+    float_linear, attend, rotate, convolve_band,       range_of_image,
 };

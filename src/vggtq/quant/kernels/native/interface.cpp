@@ -97,6 +97,13 @@ void range_share(void* context, int32_t number) {
   if (!product.kernels.range(product.call, first, last, own_scratch(), range)) product.failed = true;
 }
 
+// Of the inputs' codes, at most.
+int32_t input_bits(const Product& product) {
+  const VggtqWeight& weight = *product.call.weight;
+  const bool symmetric = weight.zeros == nullptr;
+  return product.kernels.input_bits(product.kernels.weight_bits(weight.bits, symmetric), symmetric);
+}
+
 // The numbers of a whole call.
 InputNumbers numbers_of_tensor(Product& product) {
   const VggtqCall& call = product.call;
@@ -107,7 +114,7 @@ InputNumbers numbers_of_tensor(Product& product) {
     all.high = std::fmax(all.high, range.high);
     all.finite = all.finite && range.finite;
   }
-  const int32_t most = product.kernels.input_bits(call.weight->bits, call.weight->zeros == nullptr);
+  const int32_t most = input_bits(product);
   const int32_t bits = call.bits < most ? call.bits : most;
   if (call.rounding == VGGTQ_TENSOR_AFFINE) return affine_numbers(all, bits);
   return symmetric_numbers(std::fmax(-all.low, all.high), all.finite, bits, call.clip, middle_of(most));
@@ -177,7 +184,7 @@ InputNumbers affine_numbers(Range range, int32_t bits) {
   return {scale, static_cast<int32_t>(std::nearbyint(-range.low / scale)), 0, largest};
 }
 
-int32_t vggtq_interface() { return 5; }
+int32_t vggtq_interface() { return 6; }
 
 int32_t vggtq_supports(int32_t level) { return level >= 0 && level < kLevels && supported(level); }
 
@@ -190,6 +197,10 @@ int32_t vggtq_use_level(int32_t level) {
 int32_t vggtq_lanes() { return kernels.load()->lanes; }
 
 int32_t vggtq_panel() { return kernels.load()->panel; }
+
+int32_t vggtq_weight_bits(int32_t weight_bits, int32_t symmetric) {
+  return kernels.load()->weight_bits(weight_bits, symmetric != 0);
+}
 
 int32_t vggtq_input_bits(int32_t weight_bits, int32_t symmetric) {
   return kernels.load()->input_bits(weight_bits, symmetric != 0);
@@ -208,7 +219,7 @@ int32_t vggtq_linear(const VggtqCall* call) {
     shared = numbers_of_tensor(product);
   }
   if (call->rounding >= VGGTQ_TENSOR_SYMMETRIC && call->rounding != VGGTQ_NONE) {
-    shared = centered(shared, middle_of(product.kernels.input_bits(call->weight->bits, !call->weight->zeros)));
+    shared = centered(shared, middle_of(input_bits(product)));
     product.shared = &shared;
   }
   // Tokens are shared out first: only where they are few does each thread code all of them for panels of its own.

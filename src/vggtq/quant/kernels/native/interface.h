@@ -128,7 +128,10 @@ VGGTQ_API int32_t vggtq_use_level(int32_t level);
 // Vectors' lanes of 32 bits, and the outputs P of a panel, of the instruction set in use.
 VGGTQ_API int32_t vggtq_lanes();
 VGGTQ_API int32_t vggtq_panel();
-// Bits of inputs' codes that products with such weights keep exact, 7 or 8, on the instruction set in use.
+// Bits that the codes of such weights are rounded to in vggtq_linear's products with rounded inputs, on the instruction
+// set in use: 7 of 8 where products of more would saturate, halves to the even code, else all of them.
+VGGTQ_API int32_t vggtq_weight_bits(int32_t weight_bits, int32_t symmetric);
+// Bits of inputs' codes that products with weights of so many bits keep exact, 7 or 8, on the instruction set in use.
 VGGTQ_API int32_t vggtq_input_bits(int32_t weight_bits, int32_t symmetric);
 // GOMP_parallel of the OpenMP runtime whose threads are to be used; without it there is one thread.
 VGGTQ_API void vggtq_use_threads(void* gomp_parallel);

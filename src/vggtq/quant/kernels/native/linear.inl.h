@@ -266,7 +266,7 @@ struct Workspace {
 // A panel ready for the product: 8-bit codes of rows that share a scale are multiplied where they lie.
 inline UnpackedPanel prepared(const VggtqWeight& weight, int64_t number, int32_t middle, const UnpackedPanel& room) {
   UnpackedPanel panel = room;
-  if (weight.bits < 8 || weight.group) {
+  if (weight.bits < 8 || weight.group || halves(weight)) {
     unpack_any(weight, number, middle, panel);
     return panel;
   }

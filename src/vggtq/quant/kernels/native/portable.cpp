@@ -4,6 +4,7 @@
 namespace {
 constexpr int kTileRows = 4, kFloatRows = 4, kColumns = 2;
 constexpr bool kScalesInProduct = false;
+constexpr bool kSevenBits = false;
 constexpr int kConvolutionRows = 4;
 constexpr int kAttentionRows = 4, kSignedEnd = 127;
 
@@ -19,6 +20,6 @@ INLINE Ints dot_at(Ints sums, Ints input, const int8_t* codes) { return dot_byte
 #include "float_linear.inl.h"
 
 const Kernels kPortable = {
-    "portable",   kLanes, kPanel, exact_input_bits, range_of_tokens, exact_linear,
-    float_linear, attend, rotate, convolve_band,    range_of_image,
+    "portable",   kLanes, kPanel, product_weight_bits, exact_input_bits, range_of_tokens, exact_linear,
+    float_linear, attend, rotate, convolve_band,       range_of_image,
 };

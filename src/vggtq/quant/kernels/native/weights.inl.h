@@ -1,5 +1,6 @@
 // A panel of packed codes becomes signed bytes in the order of the product, with the scales and sums of its groups.
-// Needs one of vectors_*.h, inputs.inl.h, kColumns, and kScalesInProduct: whether products apply integer scales.
+// Needs one of vectors_*.h, inputs.inl.h, kColumns, kScalesInProduct: whether products apply integer scales, and
+// kSevenBits: whether symmetric codes of 8 bits are rounded to 7 on the way.
 #pragma once
 
 #include "kernels.h"
@@ -54,9 +55,28 @@ INLINE Ints stored_codes(const uint8_t* unit) {
   return codes;
 }
 
+inline int32_t product_weight_bits(int32_t bits, bool symmetric) {
+  return kSevenBits && bits == 8 && symmetric ? 7 : bits;
+}
+
+// Whether a weight's codes are halved for the product, and its scales doubled.
+INLINE bool halves(const VggtqWeight& weight) {
+  return product_weight_bits(weight.bits, weight.zeros == nullptr) < weight.bits;
+}
+
+// Signed bytes / 2, rounded to the nearest, halves to the even one.
+INLINE Ints halved(Ints bytes) {
+  const Ints one = all_ints(0x01010101), sign = all_ints(static_cast<int32_t>(0x80808080u));
+  const Ints shifted = and_ints(shift_right16<1>(xor_ints(bytes, sign)), all_ints(0x7f7f7f7f));
+  const Ints below = subtract_bytes(shifted, all_ints(0x40404040));
+  const Ints up = and_ints(and_ints(bytes, below), one);
+  return subtract_bytes(below, subtract_bytes(all_ints(0), up));
+}
+
+// half: whether codes of 8 bits are halved.
 template <int bits>
-INLINE void unpack_group(const uint8_t*& packed, int64_t columns, const Ints (&zero)[kColumns], int8_t*& codes,
-                         Ints (&sums)[kColumns]) {
+INLINE void unpack_group(const uint8_t*& packed, int64_t columns, const Ints (&zero)[kColumns], bool half,
+                         int8_t*& codes, Ints (&sums)[kColumns]) {
   const Ints ones = all_ints(0x01010101);
   for (int64_t unit = 0; unit < columns / kUnit; unit++) {
     unroll<8>([&](auto i) {
@@ -64,6 +84,7 @@ INLINE void unpack_group(const uint8_t*& packed, int64_t columns, const Ints (&z
       Ints values;
       if constexpr (bits == 8) {
         values = load_ints(packed + i * kVectorBytes);
+        if (kSevenBits && half) values = halved(values);
       } else {
         values = subtract_bytes(stored_codes<bits, i>(packed), zero[column]);
       }
@@ -115,7 +136,8 @@ INLINE void finish_group(const VggtqWeight& weight, const Groups& groups, int64_
       return;
     }
     store_ints(out.starts + at, start);
-    store(out.scales + at, load_scales(weight, stored));
+    const Floats scale = load_scales(weight, stored);
+    store(out.scales + at, halves(weight) ? add(scale, scale) : scale);
     if (weight.bits == 8 && weight.zeros) {
       store_ints(out.offsets + at, add_ints(bytes_to_ints(weight.zeros + stored), all_ints(-128)));
     }
@@ -138,7 +160,7 @@ void unpack_panel(const VggtqWeight& weight, int64_t panel, int32_t middle, Unpa
       }
     });
     int8_t* start = codes;
-    unpack_group<bits>(packed, groups.end(g) - g * groups.size, zero, codes, sums);
+    unpack_group<bits>(packed, groups.end(g) - g * groups.size, zero, halves(weight), codes, sums);
     finish_group(weight, groups, panel, g, middle, sums, out);
     if (!kScalesInProduct && has_integer_scales(weight)) scale_group(out.multipliers + g * kPanel, start, codes);
   }
