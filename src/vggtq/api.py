@@ -1,4 +1,4 @@
-"""What Python programs call besides `load` and `compare`: quantize a module of any kind, and save it."""
+"""Python functions to quantize a module of any kind and to save it; `load` and `compare` have modules of their own."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +19,19 @@ MADE = "vggtq_quantization"  # the attribute that remembers how a module was qua
 
 
 def scheme_of(name: str, **values: Any) -> Scheme:
-    """A recipe of `vggtq run --help` by its name, with other `bits`, `granularity` or `group_size`. Raises ConfigError."""
+    """The named scheme of `vggtq run --help`, with other `bits`, `granularity` or `group_size`. Raises ConfigError."""
     given = [f"{key}={'null' if value is None else value}" for key, value in values.items()]
     return composed([f"scheme={name}", *given]).scheme
 
 
 def quantize_(model: nn.Module, scheme: Scheme | str, **options: Any) -> "Quantization":
-    """Replaces the layers of `model` that `scheme`, a recipe or its name, selects, in place; works on any module.
+    """Quantizes the layers of `model` that `scheme` selects, in place. Works on any module.
 
-    options: those of `vggtq.quant.walk.quantize.quantize_`, of which users need two: `first_last`, the names of layers that
-    skip_first_last keeps, and `calibrate`, a function that runs the model on samples, for recipes that look at inputs. Raises
-    ConfigError for a name that does not exist, QuantizationError for patterns that match nothing, for weights that cannot be
-    rounded (the layer is named), and for recipes that are fine-tuned or find their bits.
+    scheme: a Scheme or the name of one. options: those of `vggtq.quant.walk.quantize.quantize_`. Two of them are for users:
+    `first_last`, the names of the layers that skip_first_last keeps in float, and `calibrate`, a function that runs the
+    model on samples, for schemes with calibration. Raises ConfigError for an unknown name. Raises QuantizationError for
+    patterns that match no layer, for weights that cannot be rounded (the message names the layer), and for schemes with
+    fine-tuning or with bits found per layer.
     """
     recipe = scheme_of(scheme) if isinstance(scheme, str) else scheme
     if not isinstance(model, nn.Module) or not isinstance(recipe, Scheme):
@@ -46,8 +47,8 @@ def quantize_(model: nn.Module, scheme: Scheme | str, **options: Any) -> "Quanti
 def save(model: nn.Module, path: Path | str) -> artifact.Saved:
     """Writes a module that `quantize_` quantized as one file, for `load_into_(module, path)`.
 
-    Of its float weights the file says only that they were in memory. Raises WeightsError where the module was not quantized, or
-    more than once, and DiskFull.
+    The file gives memory as the origin of the float weights. Raises WeightsError if the module was not quantized or was
+    quantized more than once, and DiskFull.
     """
     if getattr(model, MADE, None) is None:
         how = (

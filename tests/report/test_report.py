@@ -491,7 +491,7 @@ def test_the_guide_states_the_rule_for_production_and_names_what_it_picks(guide:
     section = words.partition('<a id="production"></a>')[2].split("\n## ")[1]
     assert f"{TOLERANCE}" in section and f"{LEAST_AUC}" in section
     table = (
-        (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8").partition("## What the scenes tell")[0]
+        (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8").partition("## Significant differences")[0]
     )
     rows = [
         line.strip("| ").split(" | ") for line in table.splitlines() if "±" in line and line.startswith("|")

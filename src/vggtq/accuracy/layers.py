@@ -1,10 +1,10 @@
 """`vggtq accuracy layers`: the error of each layer by itself, as a table.
 
-Errors of many layers add up to the error of a network's output in a few directions only, so that one network tells two ways of
-rounding apart only when they are far apart. Here every linear layer that a row quantizes is quantized alone, calibrated on the
-inputs that it has in the float model on one set of rooms, and compared with the float layer on those of another set:
-‖x Wᵀ - y‖² / ‖x Wᵀ‖². Rows are compared by the ratio to their nearest, geometric mean over layers. Left out: what errors of
-earlier layers do to later ones, and rows whose bits depend on all layers together.
+The errors of many layers add up to the error of a network's output in a few directions only, so the error of one network
+shows only large differences between two roundings. Here every linear layer of a row is quantized alone. It is calibrated on
+its inputs in the float model on one set of rooms, and compared with the float layer on the inputs of another set:
+‖x Wᵀ - y‖² / ‖x Wᵀ‖². Rows are compared by the ratio to round-to-nearest, as geometric mean over layers. Effects of earlier
+layers on later ones are left out, and so are rows whose bits depend on all layers together.
 """
 
 import sys

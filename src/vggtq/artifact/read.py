@@ -1,9 +1,9 @@
 """The quantized model as a file: one safetensors file that holds packed codes, scales, zero points, everything that stayed
 in float, and in its metadata the recipe, the network's configuration and where the weights came from.
 
-Nothing in it is executed: the metadata is JSON, the network is built from numbers that are checked. A digest over tensors and
-metadata tells a file that was damaged or changed from one that was not; it is no signature. The same weights and recipe give
-the same file, byte for byte.
+Reading executes no code of the file: the metadata is JSON, and the network is built from checked numbers. A digest over
+tensors and metadata detects damaged and changed files; it is no signature. The same weights and scheme give the same file,
+byte for byte.
 """
 
 from collections import Counter

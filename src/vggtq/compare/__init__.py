@@ -33,11 +33,11 @@ def compare(
     lang: str = "en",
     overrides: Sequence[str] = (),
 ) -> "DataFrame":
-    """One row for each scheme that was measured; the columns are those of the report's comparison.csv.
+    """Measures the schemes and returns a table with one row for each; its columns are those of the report's comparison.csv.
 
     model: a name such as vggt_1b, or a checkpoint of VGGT-1B. images: a folder of photographs; None: the model's default data.
     schemes: names of schemes or variants (`vggtq run --help` lists both). overrides: further `key=value` of `vggtq run`.
-    Raises ConfigError for names that do not exist, DataError where no scheme could be measured.
+    Raises ConfigError for unknown names, and DataError if no scheme could be measured.
     """
     import pandas as pd
 

@@ -28,19 +28,18 @@ PLACES = (".", "images", "dslr_images_undistorted", "images/dslr_images_undistor
 class ImageFolder(Selection):
     """One scene from the images in `path`, in natural order (frame2 before frame10).
 
-    Looked for in the folder itself, in the usual subfolders (`PLACES`), then in all subfolders together; the
-    first place with an image counts, and the record says which it was. `path` may also be a single image.
+    Images are searched in the folder itself, in the usual subfolders (`PLACES`), and then in all subfolders together. The first
+    place with an image is used, and the record names it. `path` may also be a single image, which is a scene of one frame.
 
-    Taken: .jpg, .jpeg and .png in any letter case. One image is a scene of one frame. Images of different
-    sizes are padded to the largest. The content must be JPEG or PNG whatever
-    the name says. Skipped: hidden files and folders (macOS `._x.jpg` among them), and HEIC
-    with a note, unless there is nothing else. A damaged or empty image is an error, never skipped.
+    Files: .jpg, .jpeg and .png in any letter case; the content must be JPEG or PNG. Images of different sizes are padded to
+    the largest. Hidden files and folders (such as macOS `._x.jpg`) are skipped. HEIC files are skipped with a note, unless
+    there are no others. A damaged or empty image is an error.
 
-    cameras: a file or folder that `vggtq.data.cameras.read` knows, auto (the first that `path` has), or null for none. Its
-    list of images counts; poses, intrinsics and depth become ground truth; an image that is missing or has another size is an
-    error. A cameras.json of another program is ignored with a note.
-    convention: of the poses, where the file does not keep to its format's; intrinsics: fx, fy, cx, cy in pixels, where the
-    file has none; check_cameras: whether they are held against the photographs first (`vggtq.data.cameras.check`).
+    cameras: a file or folder in a format of `vggtq.data.cameras.read`, auto (the first such file in `path`), or null for
+    none. The images are those that it lists. Poses, intrinsics and depth become ground truth. A missing image or one of
+    another size is an error. A cameras.json of another program is ignored with a note. convention: of the poses, for files
+    that do not follow their format. intrinsics: fx, fy, cx, cy in pixels, for files without intrinsics. check_cameras:
+    compares the cameras with the photographs first (`vggtq.data.cameras.check`).
     """
 
     name: str = "images"

@@ -1,8 +1,8 @@
 """Tensors that are expensive to compute, kept on disk under the hash of everything they depend on.
 
-One safetensors file per identity, with the identity and a digest of the tensors in its header. Whatever does not match on
-reading (damaged, cut short, of another identity) is computed anew. A lock per file makes concurrent runs compute an entry once,
-and files are written to a temporary name and renamed, so that no reader sees a part.
+Each identity has one safetensors file, with the identity and a digest of the tensors in its header. A file that does not
+match on reading (damaged, cut short, of another identity) is computed again. A lock per file makes concurrent runs compute
+an entry once. Files are written under a temporary name and renamed, so that no reader sees a part.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ Scores are accumulated frame by frame in float64, so no copy of the outputs is k
 score perfectly: MAE 0, PSNR +inf, SSIM 1, cosine 1, KL 0.
 
 Undefined is NaN (a constant reference has no peak); None means that a metric does not apply (SSIM of a pose).
-An output with a single NaN or inf has NaN errors: values that broke are not left out of a mean.
+An output with a single NaN or inf has NaN errors; such values are not left out of a mean.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""What a run predicted, kept for scoring it again: `predictions.safetensors` beside the record (save_predictions=true).
+"""The predictions of a run, kept for scoring it again: `predictions.safetensors` beside the record (save_predictions=true).
 
 Per scene `i` the outputs of both models as they were scored, float32, under `i.reference.NAME` and `i.quantized.NAME`, and
 the ground truth under `i.truth.extrinsics`, `.intrinsics` (float64) and `.depth` (float32); names and sizes: the header.
-Not float16: it would change every score, and outputs that are identical would stay so only by luck.
+Float16 would change every score, and identical outputs might not stay identical.
 
 Scenes are written one by one, as parts, and put together at the end: no more than one of them is in memory.
 """

@@ -1,4 +1,4 @@
-"""What the report page shows of a run's geometry: `preview.safetensors`, below 300 kB for each scene.
+"""A run's geometry for the report page: `preview.safetensors`, below 300 kB for each scene.
 
 Of up to FRAMES frames, on a grid of up to GRID pixels: the images, depth of FP32 and of the quantized model, up to POINTS
 points with colours, and cameras. Depth and points are 16-bit levels between a smallest and a largest value: level/65534 of

@@ -1,8 +1,8 @@
-"""What became of each job of a sweep: one small file per job in a folder that all processes of the sweep share.
+"""The result of each job of a sweep: one small file per job in a folder that all processes of the sweep share.
 
-Launchers run jobs in processes of their own, on other machines too, which hand nothing back but files. The folder's path
-travels in an environment variable, its name is the sweep's id, and it is removed when the sweep ends. What a killed sweep
-left is removed by the next one in the same folder: a lock tells whether a sweep still lives.
+Launchers run jobs in processes of their own, on other machines too, which return results through files only. An environment
+variable has the folder's path, and the folder's name is the sweep's id. The folder is removed when the sweep ends. The next
+sweep in the same folder removes the files of a killed one; a lock shows whether a sweep is still running.
 """
 
 import contextlib

@@ -2,8 +2,9 @@
 
 Several objectives at once by the multi-objective tree-structured Parzen estimator (Ozaki et al., Multiobjective
 Tree-Structured Parzen Estimator, JAIR 2022), as optuna's TPESampler has it. The study is a SQLite file below outputs/, so
-that a search that was killed goes on: what was under way is asked again, and a run that is measured already answers from its
-record. Objectives are read from the records, whichever launcher ran the jobs. A run that failed is a failed trial.
+that the same command continues a killed search: trials that were running are repeated, and runs that are measured already
+answer from their records. Objectives are read from the records, whichever launcher ran the jobs. A run that failed is a
+failed trial.
 """
 
 import logging

@@ -13,12 +13,12 @@ TORCH_NUMBERS = ("dynamic", 8, "int", "per_tensor", False)
 
 @dataclass
 class Activations:
-    """Numbers that a layer's input is rounded to, x ≈ scale · (code - zero_point).
+    """The number format of a layer's inputs, x ≈ scale · (code - zero_point).
 
-    none: float. dynamic: scales are found at run time, one per token (the default) or one for all that a call sees. static:
-    one scale per tensor, found on calibration data before (`methods.ranges`). Asymmetric numbers have a zero point from
-    minimum and maximum, which pays where inputs are one-sided, as after GELU. Floats are dynamic: float8_e4m3 with a scale per
-    token, mxfp4 and nvfp4 in blocks.
+    Modes: none keeps inputs in float. dynamic computes scales at run time, one per token (the default) or one for all tokens of
+    a call. static has one scale per tensor, from calibration data (`methods.ranges`). Asymmetric codes have a zero point from
+    minimum and maximum, which lowers the error of one-sided inputs, as after GELU. Float formats are dynamic: float8_e4m3 with
+    a scale per token, mxfp4 and nvfp4 in blocks.
     """
 
     mode: str = "none"

@@ -103,9 +103,10 @@ register_scale = SCALES.register
 class Rounding:
     """How weights become codes (`vggtq.quant.methods.clipping`, `vggtq.quant.methods.gptq`).
 
-    nearest: min-max scales. mse: scales with less error, that of the layer's output where a transform has calibration data
-    collected. hqq: scales and zero points from the weight alone. gptq: the other inputs of a row absorb the error of each, by
-    calibration data; with `clip` on the scales of mse. torch: as PyTorch's quantize_dynamic, for 8 bits per tensor.
+    nearest: round-to-nearest with min-max scales. mse: scales of least squared error, of the layer's output if a transform has
+    collected calibration data, else of the weight. hqq: scales and zero points from the weight alone. gptq: the weights of a
+    row that are not rounded yet compensate the error of each rounded one, by calibration data; `clip`: with the scales of mse.
+    torch: as PyTorch's quantize_dynamic, for 8 bits per tensor.
     """
 
     method: str = "nearest"

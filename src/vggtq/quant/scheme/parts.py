@@ -12,7 +12,7 @@ RATES = ("learning_rate", "step_learning_rate", "branch_learning_rate", "rest_le
 
 @dataclass
 class Layers:
-    """Which layers: fnmatch patterns on full dotted names, and module types.
+    """The layers that are quantized: fnmatch patterns on full dotted names, and module types.
 
     skip_first_last keeps the input convolution and the output layer of every head in float, as the model declares them.
     """
@@ -89,16 +89,16 @@ class Mixed:
 
 @dataclass
 class Finetune:
-    """Fine-tuning of the rounded network until it computes what the float one computes; steps=0: none.
+    """Fine-tuning of the rounded network to reproduce the outputs of the float network; steps=0: no fine-tuning.
 
-    Learning rates are for Adam, whose steps are about as long as the rate: of weights in units of their layer's mean step
-    size, of step sizes as a relative change, of low-rank branches, biases, gains and tokens relative to their tensor's size.
-    A rate of 0 leaves its part alone, which takes a fifth of the memory where it is that of the weights.
-    They rise for 20 steps and then fall by half a cosine (`vggtq.quant.finetune.trainer`).
+    The learning rates are for Adam, whose steps are about as long as the rate. Their units: for weights the mean step size of
+    the layer; for step sizes a relative change; for low-rank branches, biases, gains and tokens the size of the tensor. A rate
+    of 0 freezes its part; learning_rate=0 needs a fifth of the memory. The rates rise for 20 steps and then fall by half a
+    cosine (`vggtq.quant.finetune.trainer`).
 
-    validation: share of the calibration samples that is never trained on, but decides which weights are kept; after `patience`
-    evaluations without a better one it ends. minutes: it ends then, too; where they come before the last step, rates fall with
-    the clock.
+    validation: held-out share of the calibration samples, by which the kept weights are chosen. patience: evaluations without
+    an improvement after which the training ends. minutes: a limit of the time; if it comes before the last step, the rates
+    fall with the clock.
     """
 
     steps: int = 0

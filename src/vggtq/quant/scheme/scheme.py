@@ -21,11 +21,11 @@ COMPUTES = ("auto", "float32", "bfloat16")
 
 @dataclass
 class Scheme:
-    """One quantization recipe: layers, transform, rounding, the numbers of weights and activations, and fine-tuning.
+    """A quantization scheme: layers, transform, rounding, the number formats of weights and activations, and fine-tuning.
 
-    attention: the dtype in which scaled dot products run where the model lets it be chosen; float32 leaves them alone, int8
-    needs the native CPU kernels (vggtq.network.int8_attention). compute: the dtype in which dense heads multiply, and scaled
-    dot products that `attention` leaves alone; auto: vggtq.quant.walk.computing.
+    attention: the data type of the scaled dot products of queries, keys and values, in models that support the choice.
+    float32 keeps the model's own; int8 needs the native CPU kernels (vggtq.network.int8_attention). compute: the data type of
+    the products in dense heads, and of scaled dot products with attention=float32; auto: vggtq.quant.walk.computing.
     """
 
     name: str = "int8_symmetric"

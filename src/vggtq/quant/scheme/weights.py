@@ -13,7 +13,7 @@ GRANULARITIES = ("per_tensor", "per_channel", "group", "none")
 
 @dataclass
 class Weights:
-    """Numbers that weights are stored in.
+    """The number format of stored weights.
 
     Integers: w ≈ scale · (code - zero_point), Jacob et al. 2018 (arXiv 1712.05877), eq. 1. Symmetric codes are
     -(2^(b-1)-1) … 2^(b-1)-1 without zero point; asymmetric codes are 0 … 2^b-1. A scale belongs to the whole tensor, to an

@@ -1,4 +1,4 @@
-"""Transforms of inputs, folded into what stands in front of a layer: they cost nothing when the network runs.
+"""Transforms of inputs, merged into the operations in front of a layer, so that they take no time when the network runs.
 
 Scales go into the gain and bias of a norm that feeds the layer and nothing else (SmoothQuant, Xiao et al. 2023, arXiv
 2211.10438, section 4). Before a projection behind attention they go into the values: attention averages values over tokens,

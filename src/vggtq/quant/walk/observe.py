@@ -1,11 +1,11 @@
-"""What layers see: statistics of the inputs of linear layers, streamed over calibration samples.
+"""Statistics of the inputs of linear layers, streamed over calibration samples.
 
-Memory does not grow with the samples: per layer one Gram matrix and a few vectors. Layers are observed a few at a time, in the
-order in which inputs reach them; layers that are quantized by then run quantized, so that later ones are fitted to the inputs
-that they will really get. A network that declares its stages (`network.stages`) is observed stage by stage: all samples wait in
-front of a block, which runs once to be observed and once more, quantized, to let them pass. Other networks run as a whole for
-every few layers, as many as `memory_bytes` allows. Left out: convolutions and attention projections, which keep
-round-to-nearest.
+Each layer has one Gram matrix and a few vectors, so memory does not grow with the number of samples. Layers are observed a
+few at a time, in the order in which inputs reach them. Earlier layers are quantized by then, so later layers are fitted to
+the inputs of the quantized network. A network that declares its stages (`network.stages`) is observed stage by stage: all
+samples wait in front of a block; the block runs once in float for the statistics, and once quantized to pass the samples
+on. Other networks run as a whole for every few layers, as many as `memory_bytes` allows. Convolutions and attention
+projections are not observed; they keep round-to-nearest.
 """
 
 import time

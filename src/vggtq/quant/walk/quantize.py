@@ -34,17 +34,17 @@ def quantize_(
     cache: StatisticsCache | None = None,
     keep_exact: bool = False,
 ) -> Quantization:
-    """Replaces the layers of `model` that `scheme` selects, in place; works on any module.
+    """Quantizes the layers of `model` that `scheme` selects, in place. Works on any module.
 
-    Parameters that stay in float are neither copied nor converted; a layer's float weight is released as soon as it is
-    replaced. `first_last` names the layers that skip_first_last keeps; without it the model's own `first_last_layers()` is
-    asked. `on_layer(done, total)` is called after each layer. With `fetch` the model may lie on the meta device: each
-    weight is fetched, rounded and dropped, one after the other. `linear` makes the layers; the default chooses the fastest
-    backend for the device. `calibrate`, for recipes that look at the inputs of layers: the samples, or a function that runs
-    the model on them; `cache` keeps what was seen. With `keep_exact`, `linear` gets the float weights as well, to train on.
+    Parameters that stay in float are neither copied nor converted. The float weight of a layer is released as soon as the layer
+    is replaced. first_last: the names of the layers that skip_first_last keeps; default: the model's `first_last_layers()`.
+    on_layer(done, total): called after each layer. fetch: loads one weight, so that the model may lie on the meta device; each
+    weight is loaded, rounded and dropped in turn. linear: makes the layers; the default chooses the fastest backend for the
+    device. calibrate: the samples, or a function that runs the model on them, for schemes with calibration. cache: keeps the
+    statistics. keep_exact: `linear` also gets the float weights, for fine-tuning.
 
-    Raises QuantizationError for patterns that match nothing, for weights that cannot be rounded (the layer is named), and for
-    schemes that are fine-tuned, which is what `vggtq.quant.finetune.finetune.finetune_` does.
+    Raises QuantizationError for patterns that match no layer, for weights that cannot be rounded (the message names the layer),
+    and for schemes with fine-tuning, which `vggtq.quant.finetune.finetune.finetune_` quantizes.
     """
     started = time.perf_counter()
     _check_complete(scheme)

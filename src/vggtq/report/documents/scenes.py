@@ -1,10 +1,10 @@
-"""Runs over many scenes, one scene each or several: what each scheme scores on each scene, and its means with intervals.
+"""Runs over many scenes, one scene each or several: the scores of each scheme on each scene, and their means with intervals.
 
-Runs belong together when they differ in nothing but scheme and scene: the same weights, data set, device. Means
-are over the scenes that every scheme was scored on, for a scheme that skipped a hard scene would look better than it is;
-scenes that miss somewhere are named, as are those that failed.
+Runs of one group differ in scheme and scene only: they have the same weights, data set and device. Means are taken over the
+scenes on which every scheme was scored, since a scheme that skipped a hard scene would look better than it is. The report
+names missing and failed scenes.
 
-Fidelity is known per run: a run over several scenes has no relative error of each.
+Fidelity is known per run, so a run over several scenes has no relative error for each of them.
 """
 
 from collections.abc import Mapping, Sequence

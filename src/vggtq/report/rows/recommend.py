@@ -1,4 +1,4 @@
-"""Five needs, five answers: each is a chain of rules, then an order, and is explained with its numbers.
+"""Recommendations for five needs: each applies a chain of rules, then an order, and is explained with its numbers.
 
 Every need asks for a run that succeeded, whose outputs are free of NaN and infinity, and that is smaller than
 FP32. Then:

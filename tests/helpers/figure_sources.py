@@ -1,0 +1,227 @@
+"""Where the figures on README.md, choosing, accuracy and benchmarks are from; tests/test_figures.py looks there.
+
+A source is a place (a page, and words that one of its units has; behind a # how its heading begins), a quotient of
+two numbers of the places (a, b), one minus it (1, a, b), or a text "FIGURES: why no page has them".
+"""
+
+Place = tuple[str, str]
+Source = Place | tuple[float, ...] | str
+
+README, CHOOSING = "README.md", "docs/guide/choosing.md"
+ACCURACY, BENCHMARKS, MINI, MEASURING = (
+    f"docs/{name}.md" for name in ("accuracy", "benchmarks", "vggt_mini", "measuring")
+)
+CASCADE, EPYC, H200 = (
+    f"docs/measurements/2026-11-27-{name}.md" for name in ("cascade-lake", "epyc-avx2", "h200")
+)
+XEON, ZEN4, ROOMS = (
+    f"docs/measurements/2026-11-21-{name}.md" for name in ("xeon-amx", "zen4", "accuracy-rooms")
+)
+
+VNNI, AVX2, FEW_TOKENS = (CASCADE, "| **3.37** |"), (CASCADE, "| **1.64** |"), (CASCADE, "| 4.66 |")
+FRAMES, FILES = (ZEN4, "| 2 | 4859 |"), (ZEN4, "VGGT-1B: W8A8 predicts")
+T_INTERVAL = (MEASURING, "**Intervals.**")
+BF16, FP8, W8A8, INT4 = (
+    (H200, f"| {row}")
+    for row in ("BF16, compiled blocks (ref", "FP8, compiled", "W8A8, compiled", "INT4 group 64, compiled")
+)
+TEN_FRAMES: list[Source] = [
+    *[(H200, "| BF16 (reference)"), (H200, "| FP8 | 83"), (H200, "| INT4 group 64 | 91")],
+    *[(1979, 2979), (1441, 2979)],
+]
+COMPARED = "from a run of vggtq compare, whose record is not in the repository"
+
+
+def means(row: str, xeon: str, zen4: str) -> list[Source]:
+    """Rows of many tables there; the means over VGGT-1B's linear layers on both machines of 2026-11-21 begin thus."""
+    return [(XEON, f"| {row} | {xeon} |"), (ZEN4, f"| {row} | {zen4} |")]
+
+
+def block(row: str) -> Place:
+    return CASCADE, f"| {row} | # Blocks"
+
+
+def dense(row: str) -> Place:
+    return CASCADE, f"| {row} | # Convolutions"
+
+
+def whole(row: str) -> Place:
+    return CASCADE, f"| {row} | # Whole VGGT-1B"
+
+
+def engine(row: str) -> Place:
+    return EPYC, f"| {row} # VGGT-1B"
+
+
+def small(row: str) -> Place:
+    return EPYC, f"| {row} # The embedded model"
+
+
+def seven_bits(scheme: str) -> Place:
+    return EPYC, f"(`{scheme}`)"
+
+
+def kept(row: str) -> Place:
+    return ACCURACY, f"{row} | # Accuracy"
+
+
+NEAREST_W8A8, NEAREST_W4, NEAREST_W4A4, NEAREST_W3 = map(
+    kept,
+    (
+        "W8A8, dynamic per token",
+        "W4 group 64, nearest",
+        "W4A4 per channel, nearest",
+        "W3 group 64, nearest",
+    ),
+)
+GPTQ = kept("(`gptq_w4a16`)")
+
+SOURCES: dict[str, dict[str, list[Source]]] = {
+    README: {
+        "| FP32 | 4542 MiB": [FRAMES, FILES, whole("FP32"), engine("FP32 ("), small("FP32 (")],
+        "| W8A8 (`int8_dynamic`)": [FRAMES, FILES, whole("W8A8"), engine("W8A8 |"), small("W8A8 |")],
+        "| W8A8, `scheme.attention": [
+            FILES,
+            whole("W8A8, attention INT8"),
+            engine("W8A8, attention"),
+            small("W8A8, attention"),
+        ],
+        "| W4A8 in groups": [
+            whole("W4A8 group 64 progressive, attention INT8"),
+            engine("W4A8 in groups of 64, attention"),
+            small("W4A8 in groups of 64, attention"),
+        ],
+        "| INT4 weights": [FRAMES, FILES, engine("INT4 weights in"), small("INT4 weights in")],
+        "| OpenVINO FP32": [engine("OpenVINO FP32"), small("OpenVINO FP32"), small("our INT4 weights in Op")],
+        "| ONNX Runtime FP32": [
+            engine("our INT4 weights in ONNX"),
+            small("FP32 in ONNX"),
+            small("our INT4 weights in ONNX"),
+        ],
+        "W8A8 needs smoothing": [NEAREST_W8A8, seven_bits("int8_dynamic")],
+        "Both commands work in a fresh": ["3.11: the Python that pyproject.toml asks for"],
+        "55 layers quantized": ["34.8 9.6 3.61: printed by the command above"],
+        "speed  1.12": ["1.12 1.09 1.13: printed by the command above"],
+        "The default model `vggt_mini`": [(MINI, "is a VGGT of 9.1 million")],
+        "measures nine schemes": [T_INTERVAL],
+        "| FP32 | 34.8": [f"34.8 0 0.071 0.178 0.805 0.323 0.079: {COMPARED}"],
+        "| INT8 per-channel": [f"13.2 0.0009 0.000 0.001 0.003 0.005: {COMPARED}"],
+        "| `torch_dynamic` (": [
+            f"13.0 0.0120 0.054 0.038 0.100 0.051 0.073 0.021 0.002 0.0003 0.0004: {COMPARED}"
+        ],
+        "| INT4 group 64 | 9.6": [
+            f"9.6 0.0149 0.024 0.031 0.057 0.044 0.026 0.011 0.003 0.006 0.0002 0.0005: {COMPARED}"
+        ],
+        "8-bit weights show no loss": [(README, "| INT4 group 64 | 9.6"), NEAREST_W4, GPTQ],
+        "On an H200": TEN_FRAMES,
+    },
+    CHOOSING: {
+        "| no visible loss, a quarter": [f".001: {COMPARED}"],
+        "| no visible loss, and speed": [
+            *[NEAREST_W8A8, VNNI, AVX2],
+            *[seven_bits("int8_dynamic"), seven_bits("int8_dynamic bits=7")],
+        ],
+        "| the smallest file with": [GPTQ, NEAREST_W4],
+        "| the smallest file, without": [
+            (ROOMS, "| … SINQ | 9.8 | 0.913"),
+            (ROOMS, "| … SINQ | 9.8 | 0.941"),
+            kept("… MSE scales"),
+        ],
+        "On `vggt_mini` (34.8 MiB": [small("FP32 ("), T_INTERVAL, (ACCURACY, "Measured on")],
+        "| `smoothquant_w8a8` |": [kept("(`smoothquant_w8a8`)")],
+        "| `int8_dynamic` |": [NEAREST_W8A8],
+        "| `gptq_w4a16` |": [GPTQ],
+        "| `w4a8` |": [kept("(`w4a8`)")],
+        "| `auto_mixed bits=4` |": [kept("(`auto_mixed`), same bytes")],
+        "| `awq` |": [kept("… AWQ")],
+        "| `hqq` |": [kept("… asymmetric, HQQ")],
+        "| `int4_group group_size=64` |": [NEAREST_W4],
+        "2. have an acceptable": ["0.01 1 5: limits of the rule"],
+        "The report recommends nothing": ["0.05: a limit of the rule"],
+        "Applied to the table": ["0.01: a limit of the rule"],
+        "- **Bytes.**": [
+            (XEON, "VGGT-1B with random weights and the track"),
+            "92: from the network's shapes",
+        ],
+        "- **Accuracy.**": [GPTQ, NEAREST_W4A4],
+    },
+    ACCURACY: {
+        "Measured on": [
+            (MINI, "is a VGGT of 9.1 million"),
+            *[(MINI, f"| {name} ↑ | 0.") for name in ("pose AUC@3", "pose AUC@5", "pose AUC@30")],
+            *[(MINI, "| depth inlier@1.03 ↑"), (MINI, "| depth AbsRel ↓")],
+        ],
+        "Each column from": [T_INTERVAL],
+        "On that model, smoothing": [
+            (ACCURACY, "| W8A8, dynamic per token | 3.37"),
+            "0.059: the difference of two rows above it",
+        ],
+        "- **W8A8**": [NEAREST_W8A8, kept("(`smoothquant_w8a8`)")],
+        "- **W4 weights:**": [NEAREST_W4, GPTQ, kept("… MSE scales"), kept("… AWQ")],
+        "- **Bits per layer**": [kept("(`auto_mixed`), same bytes")],
+        "- **W4A8:**": [kept("(`w4a8`)")],
+        "- **W4A4**": [
+            *[NEAREST_W4A4, kept("… smoothed, Hadamard"), kept("(`svdquant_w4a4`)")],
+            *[(1, 0.034, 0.665), (1, 0.016, 0.665)],
+        ],
+        "- **W3:**": [(ACCURACY, "| … GPTQ | 8.7")],
+    },
+    BENCHMARKS: {
+        "- **A CPU with AVX-512 VNNI and": [VNNI, block("W8A8"), block("W8A8, attention INT8")],
+        "- **A CPU with AVX2 alone": [
+            *[AVX2, engine("W4A8 in groups of 64, attention"), engine("W8A8, attention")],
+            *[engine("OpenVINO FP32"), seven_bits("int8_dynamic"), seven_bits("int8_dynamic bits=7")],
+            *[seven_bits("smoothquant_w8a8"), seven_bits("w4a8")],
+        ],
+        "- **A CPU with AMX": [*means("BF16", "5.38", "2.36"), *means("W8A8 per-channel", "3.64", "3.31")],
+        "- **A large GPU": TEN_FRAMES,
+        "- **Weight-only schemes": [VNNI, FEW_TOKENS],
+        "- **Small models: OpenVINO": [
+            *[small("OpenVINO FP32"), small("W4A8 in groups of 64 |"), small("our W8A8 in OpenVINO")],
+        ],
+        "| linear layers, 930 tokens: W8A8": [VNNI, AVX2],
+        "64, float16 scales |": [VNNI, AVX2],
+        "64, progressive scales |": [VNNI, AVX2],
+        "tokens: INT8 / INT4 weights": [VNNI, AVX2],
+        "| attention in INT8": [(CASCADE, "| 930, 16 |"), (CASCADE, "| 4650, 16 |")],
+        "| block, W8A8, 930": [block("W8A8")],
+        "| block, W8A8 with": [block("W8A8, attention INT8")],
+        "| block, W4A8": [block("W4A8 group 128, attention INT8")],
+        "| whole VGGT-1B": [
+            *[whole("W8A8"), whole("W8A8, attention INT8"), engine("W8A8 |"), engine("W8A8, attention")],
+        ],
+        "| the embedded model, W8A8, linear": [(CASCADE, "| W8A8 | # The embedded model")],
+        "| the embedded model, W8A8, conv": [
+            dense("W8A8, linear layers"),
+            dense("W8A8, convolutions as well"),
+        ],
+        "| the embedded model, W4A8": [dense("W4A8 group 64 progressive, convolutions as well")],
+        "Goals that these figures miss": ["3.5 1.1 1.75 2.4 2.5 1.8 2.8 1.4 1.2: goals"],
+        "OpenVINO 2026.4 beside": [
+            (CASCADE, "OpenVINO 2026.4.1, one stream"),
+            *[(CASCADE, f"| {row} | # OpenVINO") for row in ("OpenVINO FP32", "OpenVINO INT8")],
+            *[(CASCADE, f"| {row} | # OpenVINO") for row in ("W8A8", "W8A8, attention INT8")],
+        ],
+        "| BF16 | 5": means("BF16", "5.38", "2.36"),
+        "| vggtq W8A8, one scale": means("W8A8 per-channel", "3.64", "3.31"),
+        "| torch `quantize_dynamic`": means("torch quantize_dynamic", "2.42", "3.53"),
+        "| torchao int8 dynamic": means("torchao int8 dynamic", "1.56", "1.58"),
+        "| ONNX Runtime int8": means("ONNX Runtime int8 dynamic", "4.68", "3.01"),
+        "| torchao int4": means("torchao int4 group 64", "0.89", "0.93"),
+        "| optimum-quanto": means("quanto int4 weights", "0.83", "0.87"),
+        "Whole VGGT-1B with random": [
+            (XEON, f"| {row} # Whole models")
+            for row in ("BF16 | 2.16", "W8A8 | 2.02", "INT4 group 64 | 0.87")
+        ],
+        "| 2 | 4859": [FRAMES],
+        "| 20 | 5661": [(ZEN4, "| 20 | 5661 |")],
+        "VGGT-1B with W8A8 needs": [FILES],
+        "VGGT-1B with random weights and the track": [
+            (XEON, "VGGT-1B with random weights and the track"),
+            *[(XEON, f"| {row}") for row in ("export, INT4", "export, INT8", '`vggtq.load("int4')],
+        ],
+        "| FP8 |": [FP8, BF16, *TEN_FRAMES, (1685, 2713)],
+        "| W8A8 |": [W8A8, BF16, (1704, 2713)],
+        "| INT4 group 64 |": [INT4, BF16, *TEN_FRAMES, (1158, 2713)],
+    },
+}
