@@ -128,8 +128,8 @@ def preprocess(
     what is done to each image first, e.g. undistortion. Notes tell of what is padded, cut off or enlarged, of clipped 16-bit
     grey and of ignored EXIF orientations.
     """
-    frames, *others = prepare(paths, mode, size, patch, changes)
-    return (frames[:], *others)
+    frames, transforms, files, notes = prepare(paths, mode, size, patch, changes)
+    return frames[:], transforms, files, notes
 
 
 def prepare(
