@@ -140,7 +140,8 @@ def prepare(
     changes: Sequence[Change | None] = (),
     memory_bytes: int = ALL_IN_MEMORY,
 ) -> Prepared:
-    """`preprocess`, with images that are made when they are asked for. memory_bytes: of frames that wait in memory, not on disk.
+    """`preprocess`, with images that are made when they are asked for. memory_bytes: of frames that wait in memory; others wait
+    in a temporary file.
 
     Every image is decoded once, so that a damaged one is found here.
     """

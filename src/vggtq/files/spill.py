@@ -38,9 +38,7 @@ class Overflow:
     the tensors are, for messages.
     """
 
-    def __init__(
-        self, memory_bytes: int, remedy: str = FEWER_SAMPLES, content: str = "activations"
-    ) -> None:
+    def __init__(self, memory_bytes: int, remedy: str = FEWER_SAMPLES, content: str = "activations") -> None:
         self.memory_left, self.file_bytes = memory_bytes, 0
         self._remedy, self._content = remedy, content
         self._file: IO[bytes] | None = None

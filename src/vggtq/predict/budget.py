@@ -125,9 +125,7 @@ class Budget:
         """images: all there are, by default those of `sizes`."""
         process = sizes.process + frames * image_bytes(sizes.size_hw)
         total = sizes.images if images is None else images
-        return plan(
-            self._shapes, frames, sizes.size_hw, memory, process, self._weights, self._loading, total
-        )
+        return plan(self._shapes, frames, sizes.size_hw, memory, process, self._weights, self._loading, total)
 
 
 def tell(chosen: Plan) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggtq.data.images import SUFFIXES, find_images
 from vggtq.data.frames import ALL_IN_MEMORY, Frames
+from vggtq.data.images import SUFFIXES, find_images
 from vggtq.data.preprocess import FrameTransform, prepare
 from vggtq.data.scene import ImageFile
 from vggtq.data.select import count, natural_key

@@ -5,7 +5,7 @@ import logging
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ from vggtq.predict.result import Prediction, PredictionError, as_prediction, def
 from vggtq.predict.sources import Source, read_sources
 from vggtq.predict.windows.options import Windows
 from vggtq.predict.windows.run import joined, predict_windows
-from vggtq.predict.windows.store import Store
+from vggtq.predict.windows.store import Store, alone
 from vggtq.quant.kernels.per_tensor import check_inputs
 from vggtq.records.domain import model_notes
 from vggtq.terminal.progress import Steps
@@ -67,9 +67,11 @@ def predict(options: Options, argv: list[str]) -> None:
     make_deterministic(0, device)
     sources = read_sources(options)
     source = sources[0]
-    folder = OutputFolder(Path(options.out).expanduser(), options.overwrite, options.windows.frames is not None)
+    folder = OutputFolder(
+        Path(options.out).expanduser(), options.overwrite, options.windows.frames is not None
+    )
     budget = _budget(options, sources, device)
-    with Steps() as steps, _telling_what_stays(folder.path / WINDOWS):
+    with Steps() as steps, ExitStack() as until_written:
         steps.step("reading images")
         inputs = _inputs(options, source, folder.path)
         log.info("%s, %s", source.title, _describe(inputs))
@@ -82,34 +84,40 @@ def predict(options: Options, argv: list[str]) -> None:
         notes = [f"{lever} changes results" for lever in memory.lossy]
         _tell(notes)
         how = _How(memory, device, options.points == "head", windows, folder.path / WINDOWS)
-        inputs = inputs if windows else inputs.in_memory()
+        if windows:
+            until_written.enter_context(_kept_windows(how.place))
+        else:
+            inputs = inputs.in_memory()
         predictions, seconds, described = _predictions(sources, how, inputs, steps)
         problems = [note for s, p in zip(sources, predictions, strict=True) for note in _problems(s, p)]
         _tell(problems)
         folder.begin()
         titled = [(s.title, p) for s, p in zip(sources, predictions, strict=True)]
         written = write_all(folder, titled, options, steps)
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["python", "-m", "vggtq.predict", *argv]),
-        "started": started,
-        "seconds": {"predict": round(seconds, 3), "all": round(time.perf_counter() - begin, 3)},
-        "environment": environment(device, 0),
-        **{s.key: s.described() for s in sources},
-        "settings": _settings(options, inputs),
-        "images": _images(inputs),
-    }
-    if chosen:
-        report["memory"] = {"budget_gb": options.budget_gb} | compared(chosen)
-    elif memory.bounds:
-        report["memory"] = {"levers": dict(vars(memory))}
-    if windows:
-        report["windows"] = described
-    folder.finish(report | written | {"notes": [*inputs.notes, *notes, *problems]})
+        report = {
+            "schema_version": SCHEMA_VERSION,
+            "command": shlex.join(["python", "-m", "vggtq.predict", *argv]),
+            "started": started,
+            "seconds": {"predict": round(seconds, 3), "all": round(time.perf_counter() - begin, 3)},
+            "environment": environment(device, 0),
+            **{s.key: s.described() for s in sources},
+            "settings": _settings(options, inputs),
+            "images": _images(inputs),
+            **_memory(options, chosen),
+            **({"windows": described} if windows else {}),
+        }
+        folder.finish(report | written | {"notes": [*inputs.notes, *notes, *problems]})
     points, cameras = count(written["points"]["count"], "point"), count(len(inputs.names), "camera")
     log.info("%s and %s in %s after %.1f s", points, cameras, options.out, time.perf_counter() - begin)
     if options.viewer == "open":
         open_viewer(folder.path / RECORDING)
+
+
+def _memory(options: Options, chosen: Plan | None) -> dict[str, Any]:
+    """What the index says of levers, where there are any."""
+    if chosen:
+        return {"memory": {"budget_gb": options.budget_gb} | compared(chosen)}
+    return {"memory": {"levers": dict(vars(options.memory))}} if options.memory.bounds else {}
 
 
 def _budget(options: Options, sources: Sequence[Source], device: torch.device) -> Budget | None:
@@ -223,14 +231,15 @@ def _watched(module: torch.nn.Module, steps: Steps, description: str) -> Iterato
 
 
 @contextmanager
-def _telling_what_stays(windows: Path) -> Iterator[None]:
-    """After an interruption says that windows are kept, if any are."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if windows.exists():
-            log.info("finished windows stay in %s; the same command goes on with them", windows)
-        raise
+def _kept_windows(place: Path) -> Iterator[None]:
+    """For one command at a time. After an interruption it says that windows are kept, if any are."""
+    with alone(place):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if any(place.glob("*/*")):
+                log.info("finished windows stay in %s; the same command goes on with them", place)
+            raise
 
 
 @contextmanager

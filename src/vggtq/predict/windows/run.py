@@ -168,9 +168,7 @@ def merged(inputs: Inputs, seen: Seen, alignment: Alignment) -> Prediction:
         return alignment.worlds[number].points(row(files[number], "points", place)).astype(np.float32)
 
     def stored(name: str) -> PerFrame:
-        return PerFrame(
-            len(owners), lambda frame: row(files[owners[frame][0]], name, owners[frame][1])
-        )
+        return PerFrame(len(owners), lambda frame: row(files[owners[frame][0]], name, owners[frame][1]))
 
     names, total = names_in(files[0]), len(owners)
     own = "points" in names

@@ -1,19 +1,22 @@
 """Windows that are predicted, one file each, so that none of them waits in memory and an interruption loses no more than one.
 
-A file is named by the hash of everything that its numbers depend on, as in `vggtq.files.cache`: the model, its levers, the code,
+A file is named by the hash of everything that its numbers depend on, as in `vggtq.files.cache`: the model, levers, the code,
 the machine, and the images by their content. A file is used only where all of that is the same and its content is whole.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from vggtq.data.select import count
+from vggtq.errors import ConfigError
 from vggtq.files.atomic import remove_leftovers
 from vggtq.files.cache import Entry, Tensors, entry_of, read_entry, write_entry
 from vggtq.machine.identity import numeric_machine
@@ -23,6 +26,32 @@ from vggtq.network.memory import Memory
 log = logging.getLogger(__name__)
 
 CODE = ("artifact", "data", "geometry", "models", "network", "predict", "quant")  # what makes the numbers
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other command works in the folder of all windows. Raises ConfigError where one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"out={folder.parent}: another command predicts into this folder; wait for it, or name another folder"
+        ) from error
+    except (OSError, NotImplementedError):  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        for place in (folder, folder.parent):
+            with suppress(OSError):
+                place.rmdir()  # where nothing was written
 
 
 class Store:
@@ -38,7 +67,13 @@ class Store:
     def of(cls, folder: Path, digest: str, memory: Memory, head: bool, device: torch.device) -> "Store":
         """digest: of the model file. head: with the network's own points."""
         machine, code = numeric_machine(device), digest_of_packages(*CODE)
-        common = {"model": digest, "levers": dict(vars(memory)), "head": head, "machine": machine, "code": code}
+        common = {
+            "model": digest,
+            "levers": dict(vars(memory)),
+            "head": head,
+            "machine": machine,
+            "code": code,
+        }
         return cls(folder, common)
 
     def entry(self, **identity: Any) -> Entry:
