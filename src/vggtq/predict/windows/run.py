@@ -57,8 +57,7 @@ def predict_windows(
         if store.has(entry):
             found += 1
         else:
-            some = inputs.only(window)
-            store.write(entry, _tensors(as_prediction(some, loaded.predict(some.images), head)))
+            store.write(entry, _look(loaded, inputs.only(window), head))
         steps.advance()
     return Seen(windows, layout, tuple(map(path_of, entries)), found)
 
@@ -89,17 +88,18 @@ def _features(
 
 
 def _identity(inputs: Inputs, images: Sequence[int]) -> dict[str, Any]:
-    """The images by their content, and how they were prepared: in mode area that depends on the first of all."""
+    """The images by their content, and how they were prepared, which may depend on the other images."""
     return {
         "mode": inputs.mode,
         "size": inputs.size_hw,
-        "first": inputs.files[0].sha256,
         "sha256": [inputs.files[i].sha256 for i in images],
+        "transforms": [list(vars(inputs.transforms[i]).values()) for i in images],
     }
 
 
-def _tensors(prediction: Prediction) -> Tensors:
-    """What a window's file holds."""
+def _look(loaded: QuantizedModel, window: Inputs, head: bool) -> Tensors:
+    """Predicts the images of one window. Returns what its file holds."""
+    prediction = as_prediction(window, loaded.predict(window.images), head)
     names = ("extrinsics", "intrinsics", "depth", "confidence", "points", "points_confidence")
     arrays = {name: getattr(prediction, name) for name in names}
     found = {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
