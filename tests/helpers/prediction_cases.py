@@ -48,6 +48,17 @@ def photographs(folder: Path, names: tuple[str, ...] = ("a.png", "b.png", "c.png
     return folder
 
 
+def video(folder: Path, count: int, size: tuple[int, int] = (56, 56)) -> Path:
+    """So many frames of a window that moves over a picture, of width and height `size`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 80, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((960, 144), Image.Resampling.BICUBIC)
+    for number in range(count):
+        left, top = number % (960 - size[0]), 20
+        picture.crop((left, top, left + size[0], top + size[1])).save(folder / f"{number:04d}.png")
+    return folder
+
+
 def exact_outputs() -> dict[str, Tensor]:
     """What a network that makes no mistake would say of the room."""
     frames = room()

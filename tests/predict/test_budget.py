@@ -12,13 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.live_bytes import LiveBytes
-from helpers.prediction_cases import photographs, write_model
+from helpers.prediction_cases import photographs, video, write_model
+from vggtq.artifact.read import read_header
+from vggtq.data.frames import Frames
+from vggtq.errors import ConfigError
 from vggtq.models.loading import VGGTModel
 from vggtq.models.vggt.network import VGGT
 from vggtq.network.bounded import bound_
 from vggtq.network.memory import KEY_BLOCK, Memory
 from vggtq.predict.__main__ import main
+from vggtq.predict.budget import Budget
+from vggtq.predict.inputs import Inputs
 from vggtq.predict.plan import BLOCK_SCRATCH, GIB, HEAD_SCRATCH, LADDER, Plan, Shapes, choices, largest, plan
+from vggtq.predict.windows.options import Windows
 
 MIB = 2**20
 NARROW = {
@@ -98,6 +104,62 @@ def test_what_cannot_fit_is_refused_before_loading(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_prediction_in_windows_stays_within_its_budget(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    video(tmp_path / "video", 30)
+    words = [f"model={model}", "images=video", "out=out", "budget_gb=1", "windows.frames=8", "device=cpu"]
+    command = [sys.executable, "-m", "vggtq.predict", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    index = json.loads((tmp_path / "out/prediction.json").read_text())
+    memory = index["memory"]
+    assert memory["measured_peak_bytes"] <= memory["predicted_bytes"] <= 1.2 * memory["measured_peak_bytes"]
+    assert memory["windows_frames"] == index["windows"]["frames"] == 8
+    assert "windows of 8 images" in done.stdout + done.stderr
+
+
+@pytest.fixture
+def budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Budget:
+    """Of a process that holds 300 MiB."""
+    model = write_model(tmp_path)
+    monkeypatch.setattr("vggtq.predict.budget.rss_bytes", lambda: 300 * MIB)
+    return Budget(1.0, read_header(model), model, torch.device("cpu"), points=False)
+
+
+def images(count: int) -> Inputs:
+    """Only what a plan looks at."""
+    frames = Frames()
+    frames.size_hw = (84, 84)
+    return Inputs(Path(), ("",) * count, (), (), frames, (), ())
+
+
+def test_windows_are_the_last_lever_and_as_large_as_fits(budget: Budget) -> None:
+    auto, many = Windows(frames="auto"), images(2000)
+    assert budget.choose(many, Memory(), auto).frames == 2000  # all at once
+    budget.bytes = 550 * MIB
+    chosen = budget.choose(many, Memory(), auto)
+    assert 4 <= chosen.frames < 2000
+    assert chosen.bytes <= budget.bytes
+    more = Windows(frames=chosen.frames + 1)
+    with pytest.raises(
+        ConfigError, match=rf"windows of {chosen.frames + 1} images of 84×84 pixels need"
+    ) as no:
+        budget.choose(many, Memory(), more)
+    assert f"at most {chosen.frames} images of that size fit" in str(no.value)
+    assert budget.choose(many, Memory(), Windows(frames=chosen.frames)).memory == chosen.memory
+
+
+def test_a_refusal_names_windows_where_they_would_fit(budget: Budget) -> None:
+    budget.bytes = 550 * MIB
+    with pytest.raises(ConfigError, match=r"2000 images of .* use budget_gb=.*, windows.frames=auto, fewer"):
+        budget.choose(images(2000), Memory(), Windows())
+    budget.bytes = MIB
+    for windows in (Windows(), Windows(frames="auto")):
+        with pytest.raises(ConfigError, match=r"not even one image fits; use budget_gb=[.0-9]+, fewer"):
+            budget.choose(images(2000), Memory(), windows)
+    with pytest.raises(ConfigError, match="windows of 11 images"):
+        budget.choose(images(2000), Memory(), Windows(frames="auto", overlap=10))
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.integers(1, 300),
@@ -137,6 +199,8 @@ def test_chosen_levers_stay() -> None:
     ("options", "message"),
     [
         (["budget_gb=0"], "more than 0"),
+        (["windows.frames=auto"], "windows.frames=auto without budget_gb"),
+        (["windows.frames=many"], "windows.frames=many: expected a whole number or auto"),
         (["memory.tokens=fp16"], "memory.tokens=fp16"),
         (["memory.chunk_tokens=100"], "memory.chunk_tokens=100: use at least 256"),
         (["memory.chunk_tokens=300"], "multiple of 256"),

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from vggtq.data.decode import decode
 from vggtq.data.fit import MODES, Fit, ImageInputError, fit
+from vggtq.data.frames import ALL_IN_MEMORY, Frames
 from vggtq.data.scene import ImageFile
 from vggtq.errors import ConfigError, DataError
 
@@ -72,6 +73,7 @@ class FrameTransform:
 
 Change = Callable[[Image.Image], Image.Image]
 Preprocessed = tuple[Tensor, list[FrameTransform], list[ImageFile], list[str]]
+Prepared = tuple[Frames, list[FrameTransform], list[ImageFile], list[str]]
 
 
 @dataclass(kw_only=True)
@@ -126,11 +128,28 @@ def preprocess(
     what is done to each image first, e.g. undistortion. Notes tell of what is padded, cut off or enlarged, of clipped 16-bit
     grey and of ignored EXIF orientations.
     """
+    frames, transforms, files, notes = prepare(paths, mode, size, patch, changes)
+    return frames[:], transforms, files, notes
+
+
+def prepare(
+    paths: Sequence[str | Path],
+    mode: str = "crop",
+    size: int = 518,
+    patch: int = 14,
+    changes: Sequence[Change | None] = (),
+    memory_bytes: int = ALL_IN_MEMORY,
+) -> Prepared:
+    """`preprocess`, with images that are made when they are asked for. memory_bytes: of frames that wait in memory; others wait
+    in a temporary file.
+
+    Every image is decoded once, so that a damaged one is found here.
+    """
     if not paths:
         raise ImageInputError("At least 1 image is required")
     check_options(mode, size, patch)
-    frames, transforms, files = [], [], []
-    clipped, turned = [], []
+    frames, transforms, files = Frames(memory_bytes), list[FrameTransform](), list[ImageFile]()
+    clipped, turned = list[str](), list[str]()
     first: tuple[int, int] | None = None
     for path, change in zip_longest(map(Path, paths), changes):
         decoded = decode(path, over_white=mode != "area")
@@ -139,18 +158,16 @@ def preprocess(
         pixels = change(decoded.pixels) if change else decoded.pixels
         first = first or pixels.size
         frame, transform = _prepare(pixels, path, mode, size, patch, first)
-        frames.append(frame)
+        frames.append(frame, transform.height, transform.width)
         transforms.append(transform)
         files.append(_describe(path, transform))
     sizes = sorted({(t.width, t.height) for t in transforms})
-    width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
+    height, width = frames.size_hw
     notes = [*_losses(clipped, turned), *_reshaped([Path(path).name for path in paths], transforms, mode)]
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h}" for w, h in sizes)
         notes.append(f"images differ in size ({listed}); padded with white to {width}x{height}")
-    transforms = [_padded(t, width, height) for t in transforms]
-    images = torch.stack([_place(f, t) for f, t in zip(frames, transforms, strict=True)])
-    return images, transforms, files, notes
+    return frames, [_padded(t, width, height) for t in transforms], files, notes
 
 
 def _losses(clipped: Sequence[str], turned: Sequence[str]) -> list[str]:
@@ -216,8 +233,8 @@ def _half(pixels: int) -> int:
 
 def _prepare(
     image: Image.Image, path: Path, mode: str, size: int, patch: int, first: tuple[int, int]
-) -> tuple[Tensor, FrameTransform]:
-    """The resized, cropped but not yet padded frame (3, h, w) in [0, 1], and where it will lie."""
+) -> tuple[NDArray[np.uint8], FrameTransform]:
+    """The resized, cropped but not yet padded frame (h, w, 3), and where it will lie."""
     try:
         fitted = fit(image.width, image.height, mode, size, patch, first)
     except ImageInputError as error:
@@ -228,8 +245,7 @@ def _prepare(
         image = image.crop((left, top, left + fitted.part[0], top + fitted.part[1]))
     resized = np.array(image.resize(fitted.resized, fitted.resampling))
     top = max(0, (fitted.resized[1] - fitted.kept[1]) // 2)
-    frame = torch.from_numpy(resized[top : top + fitted.kept[1]]).permute(2, 0, 1).float() / 255
-    return frame, transform
+    return resized[top : top + fitted.kept[1]], transform
 
 
 def _padded(transform: FrameTransform, width: int, height: int) -> FrameTransform:
@@ -241,16 +257,6 @@ def _padded(transform: FrameTransform, width: int, height: int) -> FrameTransfor
         width=width,
         height=height,
     )
-
-
-def _place(frame: Tensor, transform: FrameTransform) -> Tensor:
-    height, width = frame.shape[-2:]
-    if (width, height) == (transform.width, transform.height):
-        return frame
-    canvas = frame.new_ones(3, transform.height, transform.width)
-    left, top = (transform.width - width) // 2, (transform.height - height) // 2
-    canvas[:, top : top + height, left : left + width] = frame
-    return canvas
 
 
 def _middle(size: int, shown: int | None) -> np.ndarray:

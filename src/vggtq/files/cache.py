@@ -67,9 +67,7 @@ class TensorCache:
 
     def entry(self, identity: Mapping[str, Any]) -> Entry:
         """The entry of `identity`, whether it is there or not."""
-        text = json.dumps(self._common | dict(identity), sort_keys=True)
-        name = f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
-        return Entry(self.folder / name if self.folder else None, text)
+        return entry_of(self.folder, self._common | dict(identity))
 
     @contextlib.contextmanager
     def locked(self, entry: Entry) -> Iterator[None]:
@@ -90,7 +88,7 @@ class TensorCache:
         if self.folder is None or entry.path is None or not entry.path.exists():
             return None
         try:
-            kept = _read(entry)
+            kept = read_entry(entry.path, entry.identity)
         except (OSError, ValueError, SafetensorError) as error:
             log.warning(
                 "%s: entry %s… is not used (%s); computing it anew", self.content, entry.path.stem[:12], error
@@ -104,10 +102,9 @@ class TensorCache:
         """Keeps the tensors, and `more` in the header."""
         if self.folder is None or entry.path is None:
             return
-        header = {"format": FORMAT, "identity": entry.identity, "digest": tensors_digest(tensors)}
         try:
             self._make_room(sum(t.numel() * t.element_size() for t in tensors.values()))
-            write_safetensors(entry.path, tensors, header | dict(more or {}))
+            write_entry(entry.path, entry.identity, tensors, more)
         except OSError as error:
             self._give_up("written", error)
 
@@ -157,13 +154,26 @@ def waiting_lock(path: Path, waiting: str) -> Iterator[Exception | None]:
         lock.release()
 
 
-def _read(entry: Entry) -> tuple[Tensors, dict[str, str]]:
+def entry_of(folder: Path | None, identity: Mapping[str, Any]) -> Entry:
+    """The entry of `identity` (plain JSON values) in a folder, whether it is there or not."""
+    text = json.dumps(dict(identity), sort_keys=True)
+    name = f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+    return Entry(folder / name if folder else None, text)
+
+
+def write_entry(path: Path, identity: str, tensors: Tensors, more: Mapping[str, str] | None = None) -> None:
+    """Writes the file of an entry, with `more` in its header. Raises OSError."""
+    header = {"format": FORMAT, "identity": identity, "digest": tensors_digest(tensors)}
+    write_safetensors(path, tensors, header | dict(more or {}))
+
+
+def read_entry(path: Path, identity: str) -> tuple[Tensors, dict[str, str]]:
     """Tensors and header. Raises ValueError, OSError or SafetensorError unless the entry is whole and the right one."""
-    with safe_open(str(entry.path), framework="pt") as file:
+    with safe_open(str(path), framework="pt") as file:
         header = file.metadata() or {}
         if header.get("format") != FORMAT:
             raise ValueError("not a file of this cache")
-        if header.get("identity") != entry.identity:
+        if header.get("identity") != identity:
             raise ValueError("it belongs to something else")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     if header.get("digest") != tensors_digest(tensors):

@@ -34,10 +34,13 @@ FEWER_SAMPLES = "take fewer samples (calibration.samples=N)"
 
 
 class Overflow:
-    """memory_bytes: what all tensors may take before others go to the file. remedy: what needs less of the disk."""
+    """memory_bytes: what all tensors may take before others go to the file. remedy: what needs less of the disk. content: what
+    the tensors are, for messages.
+    """
 
-    def __init__(self, memory_bytes: int, remedy: str = FEWER_SAMPLES) -> None:
-        self.memory_left, self.file_bytes, self._remedy = memory_bytes, 0, remedy
+    def __init__(self, memory_bytes: int, remedy: str = FEWER_SAMPLES, content: str = "activations") -> None:
+        self.memory_left, self.file_bytes = memory_bytes, 0
+        self._remedy, self._content = remedy, content
         self._file: IO[bytes] | None = None
         self._gaps: dict[int, list[int]] = {}  # offsets that are free again, by size
 
@@ -56,7 +59,7 @@ class Overflow:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise DiskFull(
-                f"{place.size / 2**20:.0f} MiB of activations that wait for their turn do not fit into "
+                f"{place.size / 2**20:.0f} MiB of {self._content} that wait for their turn do not fit into "
                 f"{tempfile.gettempdir()}, beside {self.file_bytes / 2**20:.0f} others; free some space, choose another place "
                 f"with the environment variable TMPDIR, or {self._remedy}"
             ) from error

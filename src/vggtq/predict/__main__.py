@@ -18,6 +18,7 @@ COMMAND = Command(
         "model=model.safetensors images=photos out=reconstruction",
         "model=model.safetensors out=reconstruction depth=png16 confidence=50 photos/*.jpg",
         "model=model.safetensors images=video out=reconstruction windows.frames=32",
+        "model=model.safetensors images=video out=reconstruction windows.frames=auto budget_gb=4",
         "model=int8.safetensors compare=int4.safetensors images=photos out=both viewer=open",
         "model=model.safetensors scenes='photos/*' out=scenes hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=4",
     ),
@@ -31,8 +32,8 @@ Writes  depth/ confidence/ preview/   one file per image
         prediction.json               model, command, versions, images, sizes: written last
         scenes.json                   with scenes=: what became of each scene, beside their folders
 
-scenes= goes on where it was interrupted, when the same command is given again. hydra/launcher=joblib|slurm|ray and their
-options are those of sweeps (docs/sweeps.md).
+scenes= and windows.frames= go on where they were interrupted, when the same command is given again.
+hydra/launcher=joblib|slurm|ray and their options are those of sweeps (docs/sweeps.md).
 --config-dir DIR adds a folder of your own configurations, as for vggtq run.
 """,
     before=lambda argv: for_launcher(config_folders(argv)[1])[1],

@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vggtq.artifact.header import Header
 from vggtq.data.select import count
@@ -30,10 +32,20 @@ from vggtq.predict.plan import (
     plan,
     smallest,
 )
+from vggtq.predict.windows.options import AUTO, Windows
 
 log = logging.getLogger(__name__)
 
 POINT_HEAD = "point_head."
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Of what is to be predicted. process: bytes of this process without images."""
+
+    images: int
+    size_hw: tuple[int, int]
+    process: int
 
 
 class Budget:
@@ -62,31 +74,58 @@ class Budget:
             skeleton.leave_out_points_()
         self._shapes = Shapes.of(skeleton, header.scheme.attention == "int8")
 
-    def choose(self, inputs: Inputs, wanted: Memory) -> Plan:
-        """The first plan of the ladder that fits. Raises ConfigError where none does, with what would."""
-        frames, size_hw = len(inputs.images), inputs.size_hw
+    def choose(self, inputs: Inputs, wanted: Memory, windows: Windows) -> Plan:
+        """The first plan of the ladder that fits; windows come last. Raises ConfigError where none does, with what would."""
         release_free_memory()
-        process, plans = rss_bytes() or peak_rss_bytes(), []
-        for memory in choices(wanted):
-            plans.append(self._plan(frames, size_hw, memory, process))
-            if plans[-1].bytes <= self.bytes:
-                return plans[-1]
-        least = smallest(plans)
-        alone = process - inputs.images.nbytes
-        most = max(largest(self._maker(size_hw, p.memory, alone), self.bytes) for p in plans)
-        height, width = size_hw
-        remedy = f"at most {count(most, 'image')} of that size fit" if most else "not even one image fits"
-        raise ConfigError(
-            f"budget_gb={self._gb:g}: {count(frames, 'image')} of {width}×{height} pixels need {_up(least.bytes)} at least "
-            f"({least.memory.label}); {remedy}; use budget_gb={_up(least.bytes)}, fewer images or a smaller image_size"
+        held = inputs.images.nbytes if isinstance(inputs.images, Tensor) else 0
+        sizes = _Sizes(len(inputs.names), inputs.size_hw, (rss_bytes() or peak_rss_bytes()) - held)
+        levers = list(choices(wanted))
+        asked = windows.frames if isinstance(windows.frames, int) else sizes.images
+        together = min(asked, sizes.images)
+        if chosen := self._first(sizes, levers, together):
+            return chosen
+        in_windows = max(self._most(sizes, memory, in_windows=True) for memory in levers)
+        fewest = windows.fewest
+        if windows.frames == AUTO and in_windows >= fewest:
+            chosen = self._first(sizes, levers, in_windows)
+            assert chosen is not None
+            return chosen
+        if windows.frames == AUTO:
+            together = min(fewest, sizes.images)
+        raise ConfigError(self._refusal(sizes, levers, together, in_windows >= fewest))
+
+    def _first(self, sizes: "_Sizes", levers: Sequence[Memory], frames: int) -> Plan | None:
+        plans = (self._plan(sizes, memory, frames) for memory in levers)
+        return next((plan for plan in plans if plan.bytes <= self.bytes), None)
+
+    def _most(self, sizes: "_Sizes", memory: Memory, in_windows: bool) -> int:
+        """How many images the network may see together: of windows of all images, or if there were no others."""
+
+        def planned(frames: int) -> Plan:
+            return self._plan(sizes, memory, frames, max(sizes.images, frames + 1) if in_windows else frames)
+
+        most = largest(planned, self.bytes)
+        return min(most, sizes.images - 1) if in_windows else most
+
+    def _refusal(self, sizes: "_Sizes", levers: Sequence[Memory], together: int, auto: bool) -> str:
+        """What is wrong with images or windows of so many images. auto: whether windows of fewer would fit."""
+        least = smallest([self._plan(sizes, memory, together) for memory in levers])
+        in_windows = together < sizes.images
+        most = max(self._most(sizes, memory, in_windows) for memory in levers)
+        height, width = sizes.size_hw
+        what = f"{'windows of ' if in_windows else ''}{count(together, 'image')} of {width}×{height} pixels"
+        fit = f"at most {count(most, 'image')} of that size fit" if most > 0 else "not even one image fits"
+        ways = [f"budget_gb={_up(least.bytes)}", *([f"windows.frames={AUTO}"] if auto else [])]
+        return (
+            f"budget_gb={self._gb:g}: {what} need {_up(least.bytes)} at least ({least.memory.label}); {fit}; "
+            f"use {', '.join(ways)}, fewer images or a smaller image_size"
         )
 
-    def _maker(self, size_hw: tuple[int, int], memory: Memory, process: int) -> Callable[[int], Plan]:
-        """process: bytes without images."""
-        return lambda frames: self._plan(frames, size_hw, memory, process + frames * image_bytes(size_hw))
-
-    def _plan(self, frames: int, size_hw: tuple[int, int], memory: Memory, process: int) -> Plan:
-        return plan(self._shapes, frames, size_hw, memory, process, self._weights, self._loading)
+    def _plan(self, sizes: "_Sizes", memory: Memory, frames: int, images: int | None = None) -> Plan:
+        """images: all there are, by default those of `sizes`."""
+        process = sizes.process + frames * image_bytes(sizes.size_hw)
+        total = sizes.images if images is None else images
+        return plan(self._shapes, frames, sizes.size_hw, memory, process, self._weights, self._loading, total)
 
 
 def tell(chosen: Plan) -> None:
@@ -101,6 +140,7 @@ def compared(chosen: Plan) -> dict[str, Any]:
     log.info("memory  %s GiB predicted, %s GiB measured", gib(chosen.bytes), gib(measured))
     return {
         "levers": dict(vars(chosen.memory)),
+        "windows_frames": chosen.frames if chosen.frames < chosen.images else None,
         "predicted_bytes": chosen.bytes,
         "measured_peak_bytes": measured,
         "stages": {stage.name: stage.parts for stage in chosen.stages},

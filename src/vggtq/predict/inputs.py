@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vggtq.data.frames import ALL_IN_MEMORY, Frames
 from vggtq.data.images import SUFFIXES, find_images
-from vggtq.data.preprocess import FrameTransform, preprocess
+from vggtq.data.preprocess import FrameTransform, prepare
 from vggtq.data.scene import ImageFile
 from vggtq.data.select import count, natural_key
 from vggtq.errors import DataError
@@ -28,7 +29,7 @@ class Inputs:
     names: tuple[str, ...]
     stems: tuple[str, ...]
     files: tuple[ImageFile, ...]
-    images: Tensor  # (S, 3, H, W) float32 RGB in [0, 1]
+    images: Tensor | Frames  # (S, 3, H, W) float32 RGB in [0, 1]
     transforms: tuple[FrameTransform, ...]
     notes: tuple[str, ...]
     mode: str = "crop"  # how they were prepared
@@ -49,6 +50,10 @@ class Inputs:
             transforms=tuple(self.transforms[i] for i in chosen),
         )
 
+    def in_memory(self) -> "Inputs":
+        """With all images in memory."""
+        return self if isinstance(self.images, Tensor) else replace(self, images=self.images[:])
+
     def pixels(self, frame: int) -> NDArray[np.uint8]:
         """(H, W, 3) RGB of one image as the network sees it."""
         image = self.images[frame].permute(1, 2, 0).numpy()
@@ -56,15 +61,25 @@ class Inputs:
 
 
 def read_inputs(
-    patterns: Sequence[str], out: Path, mode: str, image_size: int, patch_size: int = 14
+    patterns: Sequence[str],
+    out: Path,
+    mode: str,
+    image_size: int,
+    patch_size: int = 14,
+    on_disk: bool = False,
 ) -> Inputs:
-    """Finds and prepares the images. What lies in `out` is never taken for an input. Raises DataError."""
+    """Finds and prepares the images. What lies in `out` is never taken for an input. Raises DataError.
+
+    on_disk: images wait in a temporary file, and are made into network input when they are asked for.
+    """
     notes: list[str] = []
     paths = find_inputs(patterns, out, notes)
-    images, transforms, files, more = preprocess(paths, mode, image_size, patch_size)
+    memory_bytes = 0 if on_disk else ALL_IN_MEMORY
+    frames, transforms, files, more = prepare(paths, mode, image_size, patch_size, memory_bytes=memory_bytes)
     root = Path(os.path.commonpath([path.parent.resolve() for path in paths]))
     names = tuple((path.parent.resolve() / path.name).relative_to(root).as_posix() for path in paths)
     notes += more
+    images = frames if on_disk else frames[:]
     return Inputs(root, names, stems(names), tuple(files), images, tuple(transforms), tuple(notes), mode)
 
 

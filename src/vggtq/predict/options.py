@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from vggtq.errors import ConfigError
 from vggtq.network.memory import Memory
-from vggtq.predict.windows.options import Windows
+from vggtq.predict.windows.options import AUTO, Windows
 from vggtq.terminal.options import option
 
 OF_LAUNCHERS = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.")
@@ -72,7 +72,8 @@ class Options:
         "pixels of the longer side as the model sees it; null: what the model was made for", None
     )
     budget_gb: float | None = option(
-        "GiB that the whole prediction may take; planned before the model is loaded, by the levers below; VGGT on a CPU",
+        "GiB that the whole prediction may take; planned before the model is loaded, by the levers below; VGGT on a CPU; with "
+        "windows.frames=auto windows are the last lever",
         None,
     )
     memory: Memory = field(default_factory=Memory)
@@ -93,10 +94,9 @@ class Options:
                     f"budget_gb={self.budget_gb:g} with compare={self.compare}: plans are made for one model, not for two; "
                     "leave budget_gb out, or use the memory.… options"
                 )
-        if self.budget_gb is not None and self.windows.frames is not None:
+        if self.budget_gb is None and self.windows.frames == AUTO:
             raise ConfigError(
-                f"budget_gb={self.budget_gb:g} with windows.frames={self.windows.frames}: plans are made for one pass over all "
-                "images; leave budget_gb out, or use the memory.… options"
+                "windows.frames=auto without budget_gb: the memory decides how many images fit; give budget_gb=4, or a number"
             )
         if self.budget_gb is not None and self.budget_gb <= 0:
             raise ConfigError(f"budget_gb={self.budget_gb:g}: GiB, more than 0")

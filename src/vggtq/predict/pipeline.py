@@ -5,8 +5,8 @@ import logging
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,16 @@ from vggtq.network.memory import Memory
 from vggtq.predict.budget import Budget, compared, tell
 from vggtq.predict.files.colmap_text import name_notes
 from vggtq.predict.files.recording import open_viewer, rerun
-from vggtq.predict.files.writer import RECORDING, OutputFolder, write_all
+from vggtq.predict.files.writer import RECORDING, WINDOWS, OutputFolder, write_all
 from vggtq.predict.inputs import Inputs, read_inputs
 from vggtq.predict.kept import kept
 from vggtq.predict.options import Options
-from vggtq.predict.plan import LADDER
+from vggtq.predict.plan import LADDER, Plan
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
 from vggtq.predict.sources import Source, read_sources
-from vggtq.predict.windows.run import predict_in_windows
+from vggtq.predict.windows.options import Windows
+from vggtq.predict.windows.run import joined, predict_windows
+from vggtq.predict.windows.store import Store, alone
 from vggtq.quant.kernels.per_tensor import check_inputs
 from vggtq.records.domain import model_notes
 from vggtq.terminal.progress import Steps
@@ -45,8 +47,19 @@ SCHEMA_VERSION = 1
 FITTED = "the model predicts no field of view: focal lengths are fitted to its points, and the point cloud has these points"
 
 
+@dataclass(frozen=True)
+class _How:
+    """How every model sees the images. windows: None for all of them at once; `place` is for their files."""
+
+    memory: Memory
+    device: torch.device
+    head: bool
+    windows: Windows | None
+    place: Path
+
+
 def predict(options: Options, argv: list[str]) -> None:
-    """Runs one prediction. Raises VggtqError; the files appear only when the network is done."""
+    """Runs one prediction. Raises VggtqError; the files appear only when the network is done, but for those of windows."""
     begin, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     if options.viewer != "none":
         rerun()  # a missing extra would be noticed last
@@ -54,46 +67,57 @@ def predict(options: Options, argv: list[str]) -> None:
     make_deterministic(0, device)
     sources = read_sources(options)
     source = sources[0]
-    folder = OutputFolder(Path(options.out).expanduser(), options.overwrite)
+    folder = OutputFolder(
+        Path(options.out).expanduser(), options.overwrite, options.windows.frames is not None
+    )
     budget = _budget(options, sources, device)
-    with Steps() as steps:
+    with Steps() as steps, ExitStack() as until_written:
         steps.step("reading images")
         inputs = _inputs(options, source, folder.path)
         log.info("%s, %s", source.title, _describe(inputs))
         _tell(inputs.notes)
-        chosen = budget.choose(inputs, options.memory) if budget else None
+        chosen = budget.choose(inputs, options.memory, options.windows) if budget else None
         if chosen:
             tell(chosen)
         memory = chosen.memory if chosen else options.memory
+        windows = _windows(options.windows, chosen, inputs)
         notes = [f"{lever} changes results" for lever in memory.lossy]
         _tell(notes)
-        predictions, seconds, windows = _predictions(sources, options, memory, device, inputs, steps)
+        how = _How(memory, device, options.points == "head", windows, folder.path / WINDOWS)
+        if windows:
+            until_written.enter_context(_kept_windows(how.place))
+        else:
+            inputs = inputs.in_memory()
+        predictions, seconds, described = _predictions(sources, how, inputs, steps)
         problems = [note for s, p in zip(sources, predictions, strict=True) for note in _problems(s, p)]
         _tell(problems)
         folder.begin()
         titled = [(s.title, p) for s, p in zip(sources, predictions, strict=True)]
         written = write_all(folder, titled, options, steps)
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["python", "-m", "vggtq.predict", *argv]),
-        "started": started,
-        "seconds": {"predict": round(seconds, 3), "all": round(time.perf_counter() - begin, 3)},
-        "environment": environment(device, 0),
-        **{s.key: s.described() for s in sources},
-        "settings": _settings(options, inputs),
-        "images": _images(inputs),
-    }
-    if chosen:
-        report["memory"] = {"budget_gb": options.budget_gb} | compared(chosen)
-    elif memory.bounds:
-        report["memory"] = {"levers": dict(vars(memory))}
-    if windows:
-        report["windows"] = windows
-    folder.finish(report | written | {"notes": [*inputs.notes, *notes, *problems]})
+        report = {
+            "schema_version": SCHEMA_VERSION,
+            "command": shlex.join(["python", "-m", "vggtq.predict", *argv]),
+            "started": started,
+            "seconds": {"predict": round(seconds, 3), "all": round(time.perf_counter() - begin, 3)},
+            "environment": environment(device, 0),
+            **{s.key: s.described() for s in sources},
+            "settings": _settings(options, inputs),
+            "images": _images(inputs),
+            **_memory(options, chosen),
+            **({"windows": described} if windows else {}),
+        }
+        folder.finish(report | written | {"notes": [*inputs.notes, *notes, *problems]})
     points, cameras = count(written["points"]["count"], "point"), count(len(inputs.names), "camera")
     log.info("%s and %s in %s after %.1f s", points, cameras, options.out, time.perf_counter() - begin)
     if options.viewer == "open":
         open_viewer(folder.path / RECORDING)
+
+
+def _memory(options: Options, chosen: Plan | None) -> dict[str, Any]:
+    """What the index says of levers, where there are any."""
+    if chosen:
+        return {"memory": {"budget_gb": options.budget_gb} | compared(chosen)}
+    return {"memory": {"levers": dict(vars(options.memory))}} if options.memory.bounds else {}
 
 
 def _budget(options: Options, sources: Sequence[Source], device: torch.device) -> Budget | None:
@@ -131,7 +155,8 @@ def _inputs(options: Options, source: Source, out: Path) -> Inputs:
     patch, size = model.patch_size, options.image_size or model.image_size
     if size < patch or size % patch:
         raise ConfigError(f"image_size={size} is not a positive multiple of the patch size {patch}")
-    inputs = read_inputs(options.images, out, options.mode or model.mode, size, patch)
+    on_disk = options.windows.frames is not None
+    inputs = read_inputs(options.images, out, options.mode or model.mode, size, patch, on_disk)
     known = model_notes(
         model.name, model.domain, model.image_size, "these images", source.header.weights.random
     )
@@ -149,29 +174,35 @@ def _problems(source: Source, prediction: Prediction) -> list[str]:
     return notes if source.key == "model" else [f"{source.key}: {note}" for note in notes]
 
 
+def _windows(wanted: Windows, chosen: Plan | None, inputs: Inputs) -> Windows | None:
+    """Those that the images are cut into; None where all of them are seen at once."""
+    frames = chosen.frames if chosen else wanted.frames
+    if not isinstance(frames, int) or len(inputs.names) <= frames:
+        return None
+    return replace(wanted, frames=frames)
+
+
 def _predictions(
-    sources: Sequence[Source],
-    options: Options,
-    memory: Memory,
-    device: torch.device,
-    inputs: Inputs,
-    steps: Steps,
+    sources: Sequence[Source], how: _How, inputs: Inputs, steps: Steps
 ) -> tuple[list[Prediction], float, dict[str, Any]]:
     """One prediction per model, each loaded when the one before is freed, the seconds that the first took, and its windows."""
-    predictions, seconds, head = list[Prediction](), list[float](), options.points == "head"
-    windows = list[dict[str, Any]]()
+    predictions, seconds, windows = list[Prediction](), list[float](), list[dict[str, Any]]()
     for source in sources:
         if predictions:
             gc.collect()
             release_free_memory()
         steps.step(f"loading {Path(source.file).name}")
-        loaded = _loaded(source.file, head, memory, device)
+        loaded = _loaded(source.file, how.head, how.memory, how.device)
         begin = time.perf_counter()
-        if options.windows.frames is not None and len(inputs.names) > options.windows.frames:
-            with _enough_memory(inputs):
-                prediction, described = predict_in_windows(loaded, inputs, options.windows, head, steps)
-        else:
-            prediction, described = _predict(loaded, inputs, head, steps), {}
+        with _enough_memory(inputs):
+            if how.windows is None:
+                prediction, described = _predict(loaded, inputs, how.head, steps), dict[str, Any]()
+            else:
+                place, digest = how.place / source.key, source.header.digest
+                store = Store.of(place, digest, how.memory, how.head, how.device)
+                seen = predict_windows(loaded, inputs, how.windows, how.head, store, steps)
+                steps.step("aligning")
+                prediction, described = joined(inputs, seen)
         predictions.append(prediction)
         seconds.append(time.perf_counter() - begin)
         windows.append(described)
@@ -181,10 +212,7 @@ def _predictions(
 
 def _predict(loaded: QuantizedModel, inputs: Inputs, head: bool, steps: Steps) -> Prediction:
     """All images at once."""
-    with (
-        _watched(loaded.module, steps, f"predicting {count(len(inputs.names), 'image')}"),
-        _enough_memory(inputs),
-    ):
+    with _watched(loaded.module, steps, f"predicting {count(len(inputs.names), 'image')}"):
         outputs = loaded.predict(inputs.images)
     return as_prediction(inputs, outputs, head)
 
@@ -200,6 +228,18 @@ def _watched(module: torch.nn.Module, steps: Steps, description: str) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _kept_windows(place: Path) -> Iterator[None]:
+    """For one command at a time. After an interruption it says that windows are kept, if any are."""
+    with alone(place):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if any(place.glob("*/*")):
+                log.info("finished windows stay in %s; the same command goes on with them", place)
+            raise
 
 
 @contextmanager

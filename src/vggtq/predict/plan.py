@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from vggtq.models.vggt.network import VGGT
 from vggtq.network.memory import CHUNK_TOKENS, KEY_BLOCK, Memory
+from vggtq.predict.per_frame import MOST_VALUES
+from vggtq.predict.windows.features import AT_A_TIME as COMPARED
 
 GIB = 2**30
 MIB = 2**20
@@ -22,6 +24,8 @@ LIBRARIES = 48 * MIB  # what kernels load and keep when they are first used
 SHEET = 48 * MIB  # for drawing the preview
 HEAD_SCRATCH = 40 * MIB  # of convolutions, beside a copy of their weights
 BLOCK_SCRATCH = 8 * MIB  # of products
+FRAME_WIDTHS = 64  # numbers of a pixel while points of one frame are made and coloured
+TEXT = 2**14  # of each image in indexes and lists of cameras
 UNCOUNTED = 32  # one part in so many, of everything: pages that are begun, small tensors
 MAPPED = 64 * MIB  # of the file while it is read
 
@@ -87,9 +91,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """process: bytes before the model is loaded, images included."""
+    """process: bytes before the model is loaded, images included. frames: seen together, of a window where there are more."""
 
     memory: Memory
+    frames: int
+    images: int
     process: int
     weights: int
     stages: tuple[Stage, ...]
@@ -115,7 +121,8 @@ class Plan:
             + ", ".join(f"{name} {gib(size)}" for name, size in stage.parts.items())
             for stage in self.stages
         ]
-        peak = f"peak {gib(self.bytes)} GiB, in {self.widest.name}; {self.memory.label}"
+        windows = f"; windows of {self.frames} images" if self.frames < self.images else ""
+        peak = f"peak {gib(self.bytes)} GiB, in {self.widest.name}; {self.memory.label}{windows}"
         return [f"{fixed} GiB, and one after the other", *stages, peak]
 
 
@@ -136,16 +143,25 @@ def plan(
     process: int,
     weights: int,
     loading: int = 0,
+    images: int | None = None,
 ) -> Plan:
-    """What a prediction of `frames` images takes with these levers. loading: bytes that only loading takes."""
-    stages = (
-        Stage("loading", {"tensors on their way": loading}),
+    """What a prediction takes whose network sees `frames` images together, with these levers.
+
+    loading: bytes that only loading takes. images: how many there are; if more than `frames`, they are seen in windows, and of
+    all images `process` counts those of one window.
+    """
+    loads = Stage("loading", {"tensors on their way": loading})
+    network = (
         _embedding(shapes, frames, size_hw, memory),
         _blocks(shapes, frames, size_hw, memory),
         _heads(shapes, frames, size_hw, memory),
-        _writing(shapes, frames, size_hw, weights),
     )
-    return Plan(memory, process, weights, stages)
+    if images is None or images <= frames:
+        at_once = (loads, *network, _writing(shapes, frames, size_hw, weights))
+        return Plan(memory, frames, frames, process, weights, at_once)
+    compared = replace(_embedding(shapes, COMPARED, size_hw, memory), name="comparing images")
+    kept, written = _keeping(shapes, frames, size_hw), _writing_frames(frames, images, size_hw, weights)
+    return Plan(memory, frames, images, process, weights, (loads, compared, *network, kept, written))
 
 
 def choices(wanted: Memory) -> Iterator[Memory]:
@@ -276,6 +292,25 @@ def _writing(shapes: Shapes, frames: int, size_hw: tuple[int, int], weights: int
         "writing",
         {"maps": maps * (2 * sum(shapes.outputs) + 4), "sheet": SHEET, "without the model": -weights},
     )
+
+
+def _keeping(shapes: Shapes, frames: int, size_hw: tuple[int, int]) -> Stage:
+    """A window is written to its file: what the network gave, and the maps that are made of it."""
+    maps = frames * size_hw[0] * size_hw[1] * FLOAT
+    return Stage("keeping a window", {"maps": maps * 2 * sum(shapes.outputs)})
+
+
+def _writing_frames(frames: int, images: int, size_hw: tuple[int, int], weights: int) -> Stage:
+    """`_writing` frame by frame, with the values of which percentiles are taken and some text for each image."""
+    pixels = size_hw[0] * size_hw[1]
+    parts = {
+        "values": min(images * pixels, MOST_VALUES) * FLOAT,
+        "a frame": FRAME_WIDTHS * pixels * FLOAT,
+        "texts": images * TEXT,
+        "sheet": SHEET,
+        "without the model and a window": -weights - frames * image_bytes(size_hw),
+    }
+    return Stage("writing", parts)
 
 
 def smallest(plans: Sequence[Plan]) -> Plan:

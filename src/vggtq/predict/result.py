@@ -15,6 +15,7 @@ from vggtq.errors import VggtqError
 from vggtq.geometry import invert_se3
 from vggtq.network.outputs import cameras_of, confidence_of
 from vggtq.predict.inputs import Inputs, covered
+from vggtq.predict.per_frame import Maps, positive, values
 
 
 class PredictionError(VggtqError):
@@ -28,16 +29,16 @@ class Prediction:
     extrinsics (S, 3, 4) float64, world to camera, OpenCV axes; intrinsics (S, 3, 3) float64, pixels of the network's
     frame, centres at integers, fitted to the points where the network has no field of view. depth, confidence (S, H, W)
     float32, NaN in padding. points (S, H, W, 3) and points_confidence (S, H, W) are the network's own, where they were asked
-    for or there is no other way to points.
+    for or there is no other way to points. Maps and points of many frames are read frame by frame.
     """
 
     inputs: Inputs
     extrinsics: NDArray[np.float64]
     intrinsics: NDArray[np.float64]
-    depth: NDArray[np.float32]
-    confidence: NDArray[np.float32]
-    points: NDArray[np.float32] | None = None
-    points_confidence: NDArray[np.float32] | None = None
+    depth: Maps
+    confidence: Maps
+    points: Maps | None = None
+    points_confidence: Maps | None = None
     intrinsics_fitted: bool = False
 
     def source_intrinsics(self, frame: int) -> NDArray[np.float64]:
@@ -48,9 +49,8 @@ class Prediction:
     @cached_property
     def camera_size(self) -> float:
         """How deep viewers draw the frustum of a camera: a tenth of the median depth, in the network's unit."""
-        with np.errstate(invalid="ignore"):
-            usable = self.depth[np.isfinite(self.depth) & (self.depth > 0)]
-        return float(np.median(usable)) / 10 if usable.size else 0.1
+        usable = values(self.depth, positive)
+        return float(np.median(usable, overwrite_input=True)) / 10 if usable.size else 0.1
 
     def opengl_poses(self) -> NDArray[np.float64]:
         """(S, 4, 4) camera to world, of cameras with OpenGL axes: x right, y up, z backward. The world is the same."""
@@ -79,7 +79,7 @@ def as_prediction(inputs: Inputs, outputs: Mapping[str, Tensor], with_points: bo
         *([outputs["world_points"], of_points] if with_points else []),
     ]
     padding = ~np.stack([covered(transform) for transform in inputs.transforms])
-    arrays = [values.clone().numpy() for values in maps]
+    arrays = [tensor.clone().numpy() for tensor in maps]
     for array in arrays:
         array[padding] = np.nan
     points, points_confidence = arrays[2:] if with_points else (None, None)
@@ -116,13 +116,12 @@ def _fields_of_view(outputs: Mapping[str, Tensor], intrinsics: Tensor, inputs: I
 
 def defects(prediction: Prediction) -> list[str]:
     """Notes on pixels whose depth is not finite or not positive."""
-    shown = np.stack([covered(transform) for transform in prediction.inputs.transforms])
-    with np.errstate(invalid="ignore"):
-        bad = shown & ~(np.isfinite(prediction.depth) & (prediction.depth > 0))
-    frames: Sequence[int] = np.flatnonzero(bad.any((1, 2))).tolist()
+    maps = enumerate(zip(prediction.inputs.transforms, prediction.depth, strict=True))
+    bad = [int((covered(transform) & ~positive(i, depth)).sum()) for i, (transform, depth) in maps]
+    frames: Sequence[int] = np.flatnonzero(bad).tolist()
     if not frames:
         return []
     return [
-        f"{count(int(bad.sum()), 'pixel')} of {count(len(frames), 'image')} have no finite positive depth, "
+        f"{count(sum(bad), 'pixel')} of {count(len(frames), 'image')} have no finite positive depth, "
         f"first {prediction.inputs.names[frames[0]]}; they are left out of the point cloud"
     ]

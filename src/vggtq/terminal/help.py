@@ -102,13 +102,11 @@ def _rows(options: type) -> list[tuple[str, str, str]]:
 
 def type_name(option: "Field[Any]", hint: Any) -> str:
     """How the help calls what an option takes."""
-    kind = (
-        next((kind for kind in get_args(hint) if kind is not NoneType), hint)
-        if get_origin(hint) is not list
-        else hint
-    )
+    kinds = [] if get_origin(hint) is list else [kind for kind in get_args(hint) if kind is not NoneType]
+    kind, *named = kinds or [hint]
     items = get_args(kind)[0] if get_origin(kind) is list else kind
-    name = "|".join(option.metadata.get("choices", ())) or KINDS.get(items, "text")
+    words = [word for each in named for word in get_args(each)]  # of int | Literal["auto"] | None
+    name = "|".join(option.metadata.get("choices", ())) or "|".join([KINDS.get(items, "text"), *words])
     return f"{name},…" if items is not kind else name
 
 

@@ -134,7 +134,12 @@ def _typed(name: str, value: str, option: "Field[Any]", hint: Any) -> Any:
     if NoneType in get_args(hint):
         if value.lower() in ("null", "none"):
             return None
-        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+        hint, *named = (kind for kind in get_args(hint) if kind is not NoneType)
+        words = [word for kind in named for word in get_args(kind)]  # of int | Literal["auto"] | None
+        if value in words:
+            return value
+        if words and not value.lstrip("-").isdigit():
+            raise ConfigError(f"{name}={value}: expected {KINDS[hint]} or {', '.join(words)}")
     if get_origin(hint) is list:
         # A path may hold commas.
         bracketed = value.startswith("[") and value.endswith("]")

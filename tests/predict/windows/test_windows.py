@@ -66,11 +66,6 @@ def test_few_images_need_no_windows(tmp_path: Path) -> None:
     assert (tmp_path / "one/cameras.json").read_text() == (tmp_path / "two/cameras.json").read_text()
 
 
-def test_windows_and_a_budget_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["model=m.safetensors", "images=photos", "out=out", "windows.frames=8", "budget_gb=2"]) == 1
-    assert "budget_gb=2 with windows.frames=8" in capsys.readouterr().err
-
-
 def test_features_are_those_of_the_last_block_of_the_patch_embed(walk: Path) -> None:
     module = load(walk / "m.safetensors").module
     assert isinstance(module, Network)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vggtq.files.atomic import replacing
 from vggtq.geometry import unproject_depth
+from vggtq.predict.per_frame import finite, positive, values
 from vggtq.predict.result import Prediction
 
 VERTEX = np.dtype([(axis, "<f4") for axis in "xyz"] + [(colour, "u1") for colour in ("red", "green", "blue")])
@@ -40,39 +41,55 @@ class Cloud:
         self.prediction, self.head = prediction, head
         confidence = prediction.points_confidence if head else prediction.confidence
         assert confidence is not None
-        usable = [np.isfinite(c) & self._usable(i) for i, c in enumerate(confidence)]
-        values = np.concatenate([c[u] for c, u in zip(confidence, usable, strict=True)])
-        self.threshold = float(np.percentile(values, percent)) if values.size else float("nan")
-        # at least, not above: where all pixels are equally confident, all stay
-        self._kept = [u & (c >= self.threshold) for c, u in zip(confidence, usable, strict=True)]
-        self.candidates = int(values.size)
+        self._confidence = confidence
+        found = values(confidence, self._usable)
+        self.threshold = (
+            float(np.percentile(found, percent, overwrite_input=True)) if found.size else float("nan")
+        )
+        counts = [self._counts(frame) for frame in range(len(confidence))]
+        self.candidates, self._length = (sum(numbers) for numbers in zip(*counts, strict=True))
 
     def __len__(self) -> int:
-        return sum(int(kept.sum()) for kept in self._kept)
+        return self._length
 
-    def _usable(self, frame: int) -> NDArray[np.bool_]:
+    def _usable(self, frame: int, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(H, W) which pixels of a frame can be points."""
         p = self.prediction
         if self.head:
             assert p.points is not None
-            return np.asarray(np.isfinite(p.points[frame]).all(-1))
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.isfinite(p.depth[frame]) & (p.depth[frame] > 0))
+            there = np.asarray(np.isfinite(p.points[frame]).all(-1))
+        else:
+            there = positive(frame, p.depth[frame])
+        return finite(frame, confidence) & there
+
+    def _kept(self, frame: int) -> NDArray[np.bool_]:
+        """(H, W) which of them are points."""
+        confidence = self._confidence[frame]
+        # at least, not above: where all pixels are equally confident, all stay
+        return np.asarray(self._usable(frame, confidence) & (confidence >= self.threshold))
+
+    def _counts(self, frame: int) -> tuple[int, int]:
+        """Usable pixels of a frame, and its points."""
+        confidence = self._confidence[frame]
+        usable = self._usable(frame, confidence)
+        return int(usable.sum()), int((usable & (confidence >= self.threshold)).sum())
 
     def frames(self) -> Iterator[Points]:
         """The points of one frame after the other."""
-        for frame, kept in enumerate(self._kept):
-            v, u = np.nonzero(kept)
+        for frame in range(len(self._confidence)):
+            v, u = np.nonzero(self._kept(frame))
             rgb = self.prediction.inputs.pixels(frame)[v, u]
             yield Points(frame, np.stack([u, v], axis=-1), self._world(frame)[v, u], rgb)
 
     def thinned(self, limit: int) -> Iterator[Points]:
         """At most `limit` points, spread evenly over all of them."""
         total = len(self)
-        ranks = np.arange(min(limit, total)) * total // max(1, min(limit, total))
-        start = 0
+        taken, start = min(limit, total), 0
         for points in self.frames():
             end = start + len(points.xyz)
-            yield points[ranks[np.searchsorted(ranks, start) : np.searchsorted(ranks, end)] - start]
+            # of all points those at 0, total / taken, 2 · total / taken, …, rounded down
+            first, last = (-(-edge * taken // max(1, total)) for edge in (start, end))
+            yield points[np.arange(first, last) * total // max(1, taken) - start]
             start = end
 
     def _world(self, frame: int) -> NDArray[np.float64]:
@@ -81,7 +98,7 @@ class Cloud:
         if self.head:
             assert p.points is not None
             return p.points[frame].astype(np.float64)
-        depth = torch.from_numpy(p.depth[one]).double()
+        depth = torch.from_numpy(p.depth[frame][None]).double()
         camera = torch.from_numpy(p.extrinsics[one]), torch.from_numpy(p.intrinsics[one])
         return np.asarray(unproject_depth(depth, *camera)[0].numpy())
 

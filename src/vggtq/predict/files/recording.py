@@ -27,6 +27,7 @@ from vggtq.files.atomic import replacing
 from vggtq.geometry import invert_se3
 from vggtq.predict.files.cloud import Cloud
 from vggtq.predict.files.maps import CONFIDENCE_COLOURS, DEPTH_COLOURS, colour_range
+from vggtq.predict.per_frame import Maps, PerFrame
 from vggtq.predict.result import Prediction
 
 log = logging.getLogger(__name__)
@@ -140,8 +141,8 @@ def _map(values: NDArray[np.float32], limits: tuple[float, float], colours: str)
     return rerun().DepthImage(known, meter=1.0, colormap=colours, depth_range=limits)
 
 
-def _log_difference(stream: Any, first: NDArray[np.float32], second: NDArray[np.float32]) -> None:
-    difference = np.abs(second - first)
+def _log_difference(stream: Any, first: Maps, second: Maps) -> None:
+    difference = PerFrame(len(first), lambda frame: np.abs(second[frame] - first[frame]))
     limits = 0.0, colour_range(difference)[1]
     for frame, values in enumerate(difference):
         stream.set_time("image", sequence=frame)

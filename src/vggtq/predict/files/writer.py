@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,28 @@ from vggtq.predict.files.gltf import write_glb
 from vggtq.predict.files.recording import write_rrd
 from vggtq.predict.files.sheet import write_sheet
 from vggtq.predict.options import Options
+from vggtq.predict.per_frame import values
 from vggtq.predict.result import Prediction
 from vggtq.records.plain import plain
 from vggtq.terminal.progress import Steps
 
 INDEX = "prediction.json"
 RECORDING = "scene.rrd"
+WINDOWS = ".windows"  # a folder for what is predicted in windows, until all files are written
 
 
 class OutputFolder:
     """Refuses what is not empty, unless it may overwrite; then an earlier prediction's own files are removed, no others.
 
-    Raises ConfigError.
+    windows: an unfinished prediction in windows may lie there, too, to go on with. Raises ConfigError.
     """
 
-    def __init__(self, path: Path, overwrite: bool) -> None:
+    def __init__(self, path: Path, overwrite: bool, windows: bool = False) -> None:
         self.path, self._written = path, list[str]()
+        unfinished = windows and (path / WINDOWS).is_dir() and not (path / INDEX).exists()
         if path.exists() and not path.is_dir():
             raise ConfigError(f"out={path} is a file; name a folder")
-        if path.is_dir() and any(path.iterdir()) and not overwrite:
+        if path.is_dir() and any(path.iterdir()) and not (overwrite or unfinished):
             raise ConfigError(f"out={path} is not empty; name another folder, or overwrite=true")
         there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
         if not os.access(there, os.W_OK | os.X_OK):
@@ -57,10 +61,11 @@ class OutputFolder:
         return self.path / name
 
     def finish(self, report: dict[str, Any]) -> None:
-        """Writes the index, with the size in bytes of each file."""
+        """Writes the index, with the size in bytes of each file. Windows are not needed after that."""
         files = {name: (self.path / name).stat().st_size for name in self._written}
         text = json.dumps(plain(report | {"files": files}), indent=1, allow_nan=False, ensure_ascii=False)
         write_text(self.path / INDEX, text + "\n")
+        shutil.rmtree(self.path / WINDOWS, ignore_errors=True)
 
 
 def _listed(index: Path) -> list[str]:
@@ -127,10 +132,10 @@ def _write_maps(folder: OutputFolder, prediction: Prediction, kind: str, steps: 
         rgb = maps.coloured(depth, limits, maps.DEPTH_COLOURS)
         maps.write_colours(folder.file(f"preview/{stem}.png"), rgb)
         steps.advance()
-    finite = prediction.depth[np.isfinite(prediction.depth)]
+    finite = values(prediction.depth)
     return {
         "format": kind,
         "scale": scale,
-        "median": float(np.median(finite)) if finite.size else None,
+        "median": float(np.median(finite, overwrite_input=True)) if finite.size else None,
         "preview_range": list(limits),
     }

@@ -1,9 +1,8 @@
 """One world from windows: neighbours are aligned on the images that they share, then all of them by a pose graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,38 @@ MOST_POINTS = 5_000  # of one pair of windows
 DOUBTFUL = 0.2  # median distance of the same points, in parts of their depth, beyond which a loop is no loop
 
 
-@dataclass(frozen=True)
-class View:
-    """What one window saw. extrinsics (n, 3, 4); points (n, H, W, 3) in its own world; confidence (n, H, W); NaN: nothing."""
+Grid = tuple[NDArray[np.floating], NDArray[np.floating]]
+
+
+class Look(Protocol):
+    """What one window saw. extrinsics (n, 3, 4); pixels: of one image."""
 
     extrinsics: NDArray[np.float64]
-    points: NDArray[np.floating]
-    confidence: NDArray[np.floating]
+    pixels: int
+
+    def grid(self, places: Sequence[int], step: int) -> Grid:
+        """Of some images of the window, every step-th row and column: points (n, h, w, 3) in its own world and confidence
+        (n, h, w); NaN: nothing.
+        """
+        ...
+
+
+class View:
+    """A `Look` in memory. extrinsics (n, 3, 4); points (n, H, W, 3); confidence (n, H, W)."""
+
+    def __init__(
+        self,
+        extrinsics: NDArray[np.float64],
+        points: NDArray[np.floating],
+        confidence: NDArray[np.floating],
+    ) -> None:
+        self.extrinsics, self.points, self.confidence = extrinsics, points, confidence
+        self.pixels = confidence[0].size
+
+    def grid(self, places: Sequence[int], step: int) -> Grid:
+        """See `Look`."""
+        chosen, grid = list(places), np.s_[:, ::step, ::step]
+        return self.points[chosen][grid], self.confidence[chosen][grid]
 
 
 @dataclass(frozen=True)
@@ -49,12 +73,11 @@ class AlignmentError(ValueError):
     """Two neighbouring windows share no usable point."""
 
 
-def align(layout: Layout, read: Callable[[int], View], graph: bool = True) -> Alignment:
-    """The worlds of all windows. read: a window's view, called a few times for each. graph: else neighbours in a row alone.
+def align(layout: Layout, view: Callable[[int], Look], graph: bool = True) -> Alignment:
+    """The worlds of all windows. view: of a window, called a few times for each. graph: else neighbours in a row alone.
 
     Raises AlignmentError with the numbers of two neighbours that nothing can align.
     """
-    view = lru_cache(maxsize=2)(read)
     worlds: list[Similarity | None] = [Similarity.identity(), *[None] * (len(layout.windows) - 1)]
     edges, refused = list[Edge](), set[int]()
     for first, second in layout.pairs():
@@ -87,16 +110,16 @@ def _solved(
     return Alignment(found[: layout.along], kept, len(refused))
 
 
-def _edge(layout: Layout, first: int, second: int, view: Callable[[int], View]) -> Edge | None:
+def _edge(layout: Layout, first: int, second: int, view: Callable[[int], Look]) -> Edge | None:
     """From the points of the images that both saw, weighted by both confidences; None where there are too few."""
     here, there = layout.windows[first], layout.windows[second]
     shared = [image for image in here if image in set(there)]
     a, b = view(first), view(second)
     ours, theirs = [here.index(image) for image in shared], [there.index(image) for image in shared]
-    step = max(1, round((len(shared) * a.confidence[0].size / MOST_POINTS) ** 0.5))
-    grid = np.s_[:, ::step, ::step]
-    target, source = a.points[ours][grid], b.points[theirs][grid]
-    weights = np.sqrt(a.confidence[ours][grid] * b.confidence[theirs][grid].astype(np.float64))
+    step = max(1, round((len(shared) * a.pixels / MOST_POINTS) ** 0.5))
+    target, trusted = a.grid(ours, step)
+    source, trusted_there = b.grid(theirs, step)
+    weights = np.sqrt(trusted * trusted_there.astype(np.float64))
     usable = np.isfinite(target).all(-1) & np.isfinite(source).all(-1) & np.isfinite(weights) & (weights > 0)
     if usable.sum() < 3:
         return None

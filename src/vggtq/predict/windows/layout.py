@@ -51,7 +51,7 @@ def cut(windows: Windows, count: int, look: Callable[[], Features]) -> Layout:
 
     `windows.frames` has to be set.
     """
-    assert windows.frames is not None
+    assert isinstance(windows.frames, int)
     row = along(count, windows.frames, windows.shared)
     most = len(row) if windows.loops is None else windows.loops
     similar, looped = windows.order == "similar", bool(most) and len(row) > APART
@@ -80,10 +80,10 @@ def by_similarity(features: Features) -> list[int]:
     >>> by_similarity(np.array([[1, 0], [-1, 0.1], [0.5, 0.5], [-0.9, 0.4]], np.float32))
     [0, 2, 3, 1]
     """
-    apart = cdist(features, features)
     order, left = [0], set(range(1, len(features)))
     while left:
-        order.append(min(left, key=lambda image: (apart[order[-1], image], image)))
+        apart = cdist(features[order[-1]][None], features)[0]
+        order.append(min(left, key=lambda image: (apart[image], image)))
         left.discard(order[-1])
     return order
 
@@ -96,12 +96,13 @@ def closing(features: Features, windows: Sequence[Sequence[int]], most: int) -> 
     between them. Loops between the same parts are taken once.
     """
     size, found = len(windows[0]), list[tuple[float, int, int, int, int]]()
-    apart = cdist(features, features)
-    most_apart = float(np.median(apart.diagonal(size // 4)))
+    pairs = zip(features, features[size // 4 :], strict=False)
+    most_apart = float(np.median([cdist(a[None], b[None]) for a, b in pairs]))
     for first, window in enumerate(windows):
+        apart = cdist(features[window[0] : window[-1] + 1], features)  # never of all images at once
         for second in range(first + APART, len(windows)):
             other = windows[second]
-            part = apart[window[0] : window[-1] + 1, other[0] : other[-1] + 1]
+            part = apart[:, other[0] : other[-1] + 1]
             here, there = np.unravel_index(int(part.argmin()), part.shape)
             if part[here, there] <= most_apart:
                 found.append((float(part[here, there]), first, second, int(here), int(there)))

@@ -1,20 +1,23 @@
 """How a sequence of images is cut into windows. Imports nothing heavy."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vggtq.errors import ConfigError, check_choice
 from vggtq.terminal.options import option
 
 ORDERS = ("given", "similar")
 LEAST = 4  # images of a window
+AUTO = "auto"
 
 
 @dataclass
 class Windows:
     """How a sequence is cut; by default it is not."""
 
-    frames: int | None = option(
-        "images that the network sees together; windows overlap and are aligned to one world; null: all images at once",
+    frames: int | Literal["auto"] | None = option(
+        "images that the network sees together; windows overlap and are aligned to one world; auto: with budget_gb, as many as "
+        "fit, all at once if they do; null: all images at once",
         None,
         least=LEAST,
     )
@@ -31,7 +34,7 @@ class Windows:
 
     def __post_init__(self) -> None:
         check_choice("windows.order", self.order, ORDERS)
-        if self.frames is not None and self.frames < LEAST:
+        if isinstance(self.frames, int) and self.frames < LEAST:
             raise ConfigError(
                 f"windows.frames={self.frames}: use at least {LEAST}, or null for all images at once"
             )
@@ -39,7 +42,7 @@ class Windows:
             raise ConfigError(
                 f"windows.overlap={self.overlap}: windows must share at least 1 image; use null for half"
             )
-        if self.frames and self.overlap and self.overlap >= self.frames:
+        if isinstance(self.frames, int) and self.overlap and self.overlap >= self.frames:
             raise ConfigError(
                 f"windows.overlap={self.overlap}: a window has only {self.frames} images; use {self.frames - 1} at most"
             )
@@ -56,5 +59,10 @@ class Windows:
     @property
     def shared(self) -> int:
         """Images that two windows share at least."""
-        assert self.frames is not None
+        assert isinstance(self.frames, int)
         return self.overlap or self.frames // 2
+
+    @property
+    def fewest(self) -> int:
+        """Images of the smallest window that the other options allow."""
+        return max(LEAST, (self.overlap or 0) + 1)
