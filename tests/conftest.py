@@ -4,15 +4,19 @@ import gc
 import os
 from collections.abc import Iterator
 
+import hydra
 import pytest
 from hypothesis import settings
 
+from helpers import composing
 from helpers.instruction_sets import capped
 from vggtq.machine import native
 
 # No test asserts a time, not even one of a single example.
 settings.register_profile("vggtq", deadline=None)
 settings.load_profile("vggtq")
+
+hydra.compose = composing.kept  # in this process; commands in processes of their own have Hydra's
 
 
 # Each takes as long as hundreds of others; begun last, one would leave the other processes idle.
