@@ -4,6 +4,9 @@ import gc
 import os
 from collections.abc import Iterator
 
+# Before torch is loaded. Threads that wait for work in a loop would take the processors from the tests beside them.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
 import hydra
 import pytest
 from hypothesis import settings
