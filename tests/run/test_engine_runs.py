@@ -20,13 +20,13 @@ from vggtq.quant.walk.stored import stored_tensors
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-# One block of everything: torch.export takes most of the time, and it grows with the blocks. The position table is that of 112
+# One block of everything: torch.export takes most of the time, and it grows with the blocks. The position table is that of 280
 # pixels, too large for the exporter to shrink it by itself.
 SMALLEST = [
     *("dataset=rooms", "dataset.size=[28,42]", "dataset.count=1", "dataset.frames=2", "model=vggt_small"),
     *("model.image_size=28", "device=cpu", "device.threads=1", "cache=null", "picture_frames=0"),
-    "model.architecture.aggregator={img_size:112,embed_dim:32,depth:1,num_heads:2}",
-    "model.architecture.patch_embed={img_size:112,embed_dim:32,depth:1,num_heads:2}",
+    "model.architecture.aggregator={img_size:280,embed_dim:32,depth:1,num_heads:2}",
+    "model.architecture.patch_embed={img_size:280,embed_dim:32,depth:1,num_heads:2}",
     "model.architecture.camera_head={trunk_depth:1,num_heads:2}",
     "+model.architecture.camera_head.num_iterations=1",
     "model.architecture.dpt={features:16,out_channels:[8,8,16,16],intermediate_layer_idx:[0,0,0,0]}",
