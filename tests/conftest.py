@@ -4,15 +4,22 @@ import gc
 import os
 from collections.abc import Iterator
 
+# Before torch is loaded. Threads that wait for work in a loop would take the processors from the tests beside them.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
+import hydra
 import pytest
 from hypothesis import settings
 
+from helpers import composing
 from helpers.instruction_sets import capped
 from vggtq.machine import native
 
 # No test asserts a time, not even one of a single example.
 settings.register_profile("vggtq", deadline=None)
 settings.load_profile("vggtq")
+
+hydra.compose = composing.kept  # in this process; commands in processes of their own have Hydra's
 
 
 # Each takes as long as hundreds of others; begun last, one would leave the other processes idle.

@@ -20,7 +20,7 @@ from helpers.report_records import record, refused, write
 from vggtq.models import loading
 
 IMAGES = "dataset=images"
-OWN = "model=vggt_1b"
+OWN = "model=vggt_small"
 CASES: dict[str, list[tuple[str, str]]] = {
     "run": [
         ("scheme=int4_grup", "did you mean int4_group?"),

@@ -6,10 +6,14 @@ import itertools
 import re
 
 import pytest
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
-from vggtq.config.compose import NUMERIC_GROUPS, compose, options, quote_numbers
+from helpers import composing
+from vggtq.config.compose import CONF, NUMERIC_GROUPS, compose, options, quote_numbers
 from vggtq.config.messages import explain
 from vggtq.config.names import config_hash, plain, run_name
+from vggtq.config.schema import Config
 from vggtq.config.validate import validated
 from vggtq.errors import ConfigError
 
@@ -181,6 +185,26 @@ def test_what_hydra_refuses_is_told_in_one_line(overrides: list[str], message: s
     line = explain(caught.value)
     assert "\n" not in line
     assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["scheme=int4_group", "group_size='64'", "seed=3"],
+        ["+experiment=eight_schemes", "timing.rounds=2", "+plugins=[mine]"],
+        ["model=vggt_small", "model.architecture.aggregator={depth:2}", "+model.architecture.heads={track:true}"],
+        ["dataset=images", "dataset.path=a b", "~tracker", "calibration=rooms", "calibration.samples=3"],
+    ],
+)  # fmt: skip
+def test_what_tests_keep_of_compositions_is_what_hydra_composes(overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found, again = (composing.kept("config", overrides) for _ in range(2))
+        expected = composing.anew("config", overrides)
+    assert plain(found) == plain(again) == plain(expected)
+    assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected), "in the same order, interpolations too"
+    assert OmegaConf.is_struct(found) and found is not again
+    assert OmegaConf.get_type(found) is OmegaConf.get_type(expected) is Config
 
 
 def test_same_configuration_same_hash_and_name() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ SCHEMES = {
     "mixed": Scheme("mixed", GROUPS, mixed=Mixed(sensitive=["narrow"], sensitive_bits=8, normal_bits=4)),
 }
 IN_CI = ("int8", "int4", "w8a8", "mixed")  # in both engines; the others where their graphs differ
+Once = Callable[[str, str], tuple[nn.Module, ExportedFile]]
 CASES = [
     *((name, format_) for name in IN_CI for format_ in ("onnx", "openvino")),
     *((name, "onnx") for name in SCHEMES if name not in IN_CI),
@@ -79,11 +82,25 @@ def exported(model: nn.Module, format_: str, folder: Path) -> ExportedFile:
     )
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """A network and its file by scheme and format, which no test changes. Exporting takes seconds."""
+
+    @cache
+    def made(name: str, format_: str) -> tuple[nn.Module, ExportedFile]:
+        model, level = quantized(name), logging.root.level
+        written = exported(model, format_, tmp_path_factory.mktemp(name))
+        assert logging.root.level == level, "warnings of ours would not be seen from here on"
+        return model, written
+
+    return made
+
+
 @pytest.mark.parametrize(("name", "format_"), CASES)
-def test_an_engine_computes_what_we_compute(name: str, format_: str, tmp_path: Path) -> None:
-    model = quantized(name)
-    written = exported(model, format_, tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([*written.files, tmp_path / f"{written.path.name}.json"])
+def test_an_engine_computes_what_we_compute(name: str, format_: str, once: Once) -> None:
+    model, written = once(name, format_)
+    folder = written.path.parent
+    assert sorted(folder.iterdir()) == sorted([*written.files, folder / f"{written.path.name}.json"])
     entry = written.parity["depth"]
     assert 0 <= entry.error <= entry.limit
     if not (format_ == "openvino" and SCHEMES[name].activations.mode == "dynamic"):
@@ -100,11 +117,11 @@ def test_an_engine_computes_what_we_compute(name: str, format_: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("name", "kind"), [("int8", "INT8"), ("int4", "INT4"), ("int4_asymmetric", "UINT4")])
-def test_an_onnx_file_holds_our_codes(name: str, kind: str, tmp_path: Path) -> None:
-    model = quantized(name)
+def test_an_onnx_file_holds_our_codes(name: str, kind: str, once: Once) -> None:
+    model, written = once(name, "onnx")
     layer = model.get_submodule("wide")
     assert isinstance(layer, QuantLinear)
-    file = onnx.load(exported(model, "onnx", tmp_path).path)
+    file = onnx.load(written.path)
     stored = {entry.name: entry for entry in file.graph.initializer}
     codes = next(value for key, value in stored.items() if key.endswith("wide.stored.codes"))
     assert onnx.TensorProto.DataType.Name(codes.data_type) == kind
@@ -113,10 +130,8 @@ def test_an_onnx_file_holds_our_codes(name: str, kind: str, tmp_path: Path) -> N
     assert {entry.key: entry.value for entry in file.metadata_props}["licence"] == "none"
 
 
-def test_an_openvino_file_holds_our_codes_and_tells_the_plugin_not_to_round(tmp_path: Path) -> None:
-    model, level = quantized("int4"), logging.root.level
-    written = exported(model, "openvino", tmp_path)
-    assert logging.root.level == level, "warnings of ours would not be seen from here on"
+def test_an_openvino_file_holds_our_codes_and_tells_the_plugin_not_to_round(once: Once) -> None:
+    _, written = once("int4", "openvino")
     file = openvino.Core().read_model(written.path)
     narrow = [
         op
@@ -125,10 +140,10 @@ def test_an_openvino_file_holds_our_codes_and_tells_the_plugin_not_to_round(tmp_
     ]
     assert len(narrow) == 4  # three linear layers and the convolution
     assert file.get_rt_info(["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]).value == "0"
-    assert written.file_bytes > (tmp_path / "model.bin").stat().st_size > 0
+    assert written.file_bytes > written.path.with_suffix(".bin").stat().st_size > 0
 
 
-def test_products_of_integers_are_told_from_dequantized_ones(tmp_path: Path) -> None:
+def test_products_of_integers_are_told_from_dequantized_ones(once: Once) -> None:
     ran = {}
     for name, format_ in (
         ("w8a8", "onnx"),
@@ -136,9 +151,7 @@ def test_products_of_integers_are_told_from_dequantized_ones(tmp_path: Path) -> 
         ("int8", "onnx"),
         ("int4", "openvino"),
     ):
-        folder = tmp_path / f"{name}_{format_}"
-        folder.mkdir()
-        session = open_session(exported(quantized(name), format_, folder).path, 1)
+        session = open_session(once(name, format_)[1].path, 1)
         ran[name] = arithmetic(session.ran(pictures().numpy()), getattr(session, "rounds", 0))
     assert ran == {
         "w8a8": "integer products",
@@ -187,8 +200,8 @@ def test_a_graph_for_one_size_has_the_positions_of_that_size() -> None:
     assert vit(torch.rand(1, 3, 56, 56)).shape == (1, 16, 16)
 
 
-def test_images_that_a_file_does_not_take_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    session = open_session(exported(quantized("int8"), "onnx", tmp_path).path, 1)
+def test_images_that_a_file_does_not_take_are_refused_with_the_remedy(once: Once) -> None:
+    session = open_session(once("int8", "onnx")[1].path, 1)
     with pytest.raises(
         DataError, match=r"28×24: model.onnx takes 32×24; export it again with image_size=\[28,24\]"
     ):
@@ -254,9 +267,9 @@ def test_formats_have_their_endings_and_their_extras(tmp_path: Path, monkeypatch
         check_format("openvino", Path("model.xml"))
 
 
-def test_parity_is_written_beside_the_file(tmp_path: Path) -> None:
-    exported(quantized("w8a8"), "onnx", tmp_path)
-    said = json.loads((tmp_path / "model.onnx.json").read_text())
+def test_parity_is_written_beside_the_file(once: Once) -> None:
+    _, written = once("w8a8", "onnx")
+    said = json.loads(Path(f"{written.path}.json").read_text())
     assert said["engine"].startswith("OnnxRuntime ") and said["size"] == "[32, 24]"
     assert set(said["parity"]["depth"]) == {"error", "limit"}
 

@@ -98,6 +98,8 @@ def test_waiting_passes_hold_no_tensor_outside_of_the_overflow() -> None:
     for count in (1, 5):
         samples = pictures(count)
         known = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers(), *samples)}
+        gc.collect()
+        gc.freeze()  # what is there by now need not be searched again and again
         with torch.inference_mode():
             passes = StagedPasses(model, samples, memory_bytes=0)
             most[count] = []

@@ -5,9 +5,17 @@ import multiprocessing
 import os
 import pkgutil
 import sys
+from functools import cache
 from importlib.util import find_spec
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 
 TESTS = str(Path(__file__).parents[1])
 LONGEST_S = 900  # then a command hangs
@@ -24,6 +32,7 @@ PRELOADED = [
     ),
     *("vggtq.data.motorcycle", "matplotlib.figure", "matplotlib.backends.backend_agg"),
     *("skimage.metrics", "skimage.data", "skimage.io", "skimage.transform", "scipy.ndimage", "pandas"),
+    "helpers.forked_ready",
 ]
 
 
@@ -38,10 +47,8 @@ def started(
 
     without: packages that it does not find. errors: where its standard error goes; None, to the rest of what it prints.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     (folder / "printed.txt").write_text("")
-    process = context.Process(target=_main, args=(str(folder), module, arguments, without, errors))
+    process = _server().Process(target=_main, args=(str(folder), module, arguments, without, errors))
     process.start()
     return process
 
@@ -58,6 +65,17 @@ def finished(
 def printed(folder: Path) -> str:
     """Standard output and error of the last command that was started in `folder`."""
     return (folder / "printed.txt").read_text()
+
+
+@cache
+def _server() -> ForkServerContext:
+    """With the server running, which finds the tests' folder only by this variable."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    path = os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH"))))
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
+        forkserver.ensure_running()
+    return context
 
 
 def _main(
@@ -80,7 +98,13 @@ def _main(
 
 
 def _hide(packages: tuple[str, ...]) -> None:
-    """From imports, from find_spec, and from Hydra, which walks through the packages below hydra_plugins."""
+    """From imports, from find_spec, and from Hydra, which walks through the packages below hydra_plugins once more."""
+    if not packages:
+        return
+    from helpers.forked_ready import WITHOUT_PLUGINS
+
+    ConfigStore.instance().repo = WITHOUT_PLUGINS
+    Singleton._instances.pop(Plugins, None)
     sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
     walk = pkgutil.walk_packages
     pkgutil.walk_packages = lambda *a, **k: (m for m in walk(*a, **k) if not m.name.startswith(packages))  # type: ignore

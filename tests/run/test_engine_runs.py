@@ -1,28 +1,32 @@
 """Runs whose quantized model is in another engine."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from helpers.runs import recorded_of
 from vggtq.config.compose import compose
 from vggtq.config.names import config_hash, plain
 from vggtq.config.validate import Job, composed
+from vggtq.engines.exporting import ExportedFile
 from vggtq.errors import ConfigError, MissingExtraError
 from vggtq.export import main as export
 from vggtq.quant.kernels.cpu.onednn_int8 import onednn_activation_bits
+from vggtq.quant.walk.stored import stored_tensors
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-# One block of everything: torch.export takes most of the time, and it grows with the blocks.
+# One block of everything: torch.export takes most of the time, and it grows with the blocks. The position table is that of 280
+# pixels, too large for the exporter to shrink it by itself.
 SMALLEST = [
     *("dataset=rooms", "dataset.size=[28,42]", "dataset.count=1", "dataset.frames=2", "model=vggt_small"),
     *("model.image_size=28", "device=cpu", "device.threads=1", "cache=null", "picture_frames=0"),
-    "model.architecture.aggregator={img_size:28,embed_dim:32,depth:1,num_heads:2}",
-    "model.architecture.patch_embed={img_size:28,embed_dim:32,depth:1,num_heads:2}",
+    "model.architecture.aggregator={img_size:280,embed_dim:32,depth:1,num_heads:2}",
+    "model.architecture.patch_embed={img_size:280,embed_dim:32,depth:1,num_heads:2}",
     "model.architecture.camera_head={trunk_depth:1,num_heads:2}",
     "+model.architecture.camera_head.num_iterations=1",
     "model.architecture.dpt={features:16,out_channels:[8,8,16,16],intermediate_layer_idx:[0,0,0,0]}",
@@ -35,13 +39,15 @@ def run(folder: Path, *overrides: str) -> dict[str, Any]:
 
 
 def test_a_run_in_openvino_has_that_engines_numbers(tmp_path: Path) -> None:
-    record = run(tmp_path, "engine=openvino", "scheme=int8_symmetric", "timing.rounds=2")
+    """OpenVINO would shrink the position table without the low-pass filter."""
+    bits = ("scheme=mixed_precision", "group_size=16")
+    record = run(tmp_path, "engine=openvino", *bits, "timing.rounds=2")
     assert record["status"] == "ok", record["error"]
     engine = record["engine"]
     assert engine["name"] == "openvino" and engine["threads"] == 1 and engine["file_bytes"] > 0
     assert engine["arithmetic"] == "weights dequantized, products in float"
     assert set(engine["parity"]) == {"pose_enc", "depth", "depth_conf"}
-    assert all(entry["error"] <= entry["limit"] == 1e-3 for entry in engine["parity"].values())
+    assert all(entry["error"] < 1e-4 < entry["limit"] == 1e-3 for entry in engine["parity"].values())
     assert record["scheme"]["label"].endswith(" in OpenVINO")
     assert record["memory"]["quantized"]["peak_rss_bytes"] > 0
     assert record["fidelity"] is not None
@@ -60,28 +66,32 @@ def test_a_run_in_onnx_runtime_multiplies_integers(tmp_path: Path) -> None:
     assert record["engine"]["ran"]["MatMulInteger"] > 0
 
 
-def test_an_export_from_an_artifact_and_one_from_the_checkpoint_are_the_same(tmp_path: Path) -> None:
+def test_an_export_from_an_artifact_and_one_from_the_checkpoint_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter, which takes most of the time, gets the same network and the same recipe."""
+    given: list[tuple[nn.Module, str, Path, Tensor, dict[str, str]]] = []
+
+    def take(*arguments: Any) -> ExportedFile:
+        given.append(arguments)
+        return ExportedFile(arguments[2], (), "none", {})
+
+    monkeypatch.setattr("vggtq.engines.exporting.export_network", take)
     model = [*(word for word in SMALLEST if word.startswith(("model", "+model", "device"))), "cache=null"]
     scheme = ["scheme=mixed_precision", "group_size=16"]
     stored = tmp_path / "model.safetensors"
     assert export([*model, *scheme, f"out={stored}"]) == 0
-    size = "image_size=[28,42]"
-    assert export([f"artifact={stored}", "format=openvino", size, f"out={tmp_path / 'artifact.xml'}"]) == 0
-    assert export([*model, *scheme, "format=openvino", size, f"out={tmp_path / 'direct.xml'}"]) == 0
-    one, other = (json.loads((tmp_path / f"{name}.xml.json").read_text()) for name in ("artifact", "direct"))
-    assert one["recipe"] == other["recipe"] and one["fingerprint"] == other["fingerprint"]
-    assert (tmp_path / "artifact.bin").read_bytes() == (tmp_path / "direct.bin").read_bytes()
-
-
-@pytest.mark.parametrize(("format_", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
-def test_the_embedded_model_is_exported_in_mixed_bits(format_: str, suffix: str, tmp_path: Path) -> None:
-    """Its position table is stored for 112 pixels and shrinks for 84, which OpenVINO computes without the low-pass filter."""
-    out = tmp_path / f"mini{suffix}"
-    overrides = ["scheme=mixed_precision", "device=cpu", "device.threads=1", "cache=null"]
-    assert export([*overrides, f"format={format_}", f"out={out}"]) == 0
-    written = json.loads(Path(f"{out}.json").read_text())
-    assert all(entry["error"] < 1e-4 for entry in written["parity"].values()), written["parity"]
-    assert out.stat().st_size + sum(f.stat().st_size for f in tmp_path.glob("*.bin")) < 25 * 2**20
+    size = ["format=openvino", "image_size=[28,42]"]
+    assert export([f"artifact={stored}", *size, f"out={tmp_path / 'artifact.xml'}"]) == 0
+    assert export([*model, *scheme, *size, f"out={tmp_path / 'direct.xml'}"]) == 0
+    (one, *rest, about), (other, *others, its_own) = given
+    assert about == its_own and {"recipe", "fingerprint"} <= about.keys()
+    assert rest[0] == others[0] == "openvino" and rest[1].name == "artifact.xml"
+    assert rest[2].shape[-2:] == (28, 42) and torch.equal(rest[2], others[2])
+    assert [*map(str, one.modules())] == [*map(str, other.modules())]
+    tensors, its_tensors = stored_tensors(one), stored_tensors(other)
+    assert tensors.keys() == its_tensors.keys()
+    assert all(torch.equal(tensor, its_tensors[name]) for name, tensor in tensors.items())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from helpers.runs import job, photos, recorded, tiny  # noqa: F401
+from vggtq import load
 from vggtq.config.compose import options
 from vggtq.records.schema import KEYS
 from vggtq.run import comparison
@@ -26,7 +27,8 @@ SHORT = {"qat": ["scheme.finetune.steps=2"], "qat_w3": ["scheme.finetune.steps=2
 
 @pytest.mark.parametrize("scheme", options("scheme"))
 def test_every_scheme_runs_from_end_to_end(scheme: str, tmp_path: Path) -> None:
-    record = recorded(tmp_path, f"scheme={scheme}", *BRIEFLY, *SHORT.get(scheme, []))
+    save = () if scheme == "fp32" else ("save=true",)
+    record = recorded(tmp_path, f"scheme={scheme}", *BRIEFLY, *SHORT.get(scheme, []), *save)
     assert record["status"] == "ok", record["error"]
     # Only plugins have metrics to describe, and torch is no other engine.
     assert set(record) == set(KEYS) - {"metrics", "engine"}
@@ -42,6 +44,10 @@ def test_every_scheme_runs_from_end_to_end(scheme: str, tmp_path: Path) -> None:
         assert sum(layer["stored_bytes"] for layer in record["layers"]) < size["stored_bytes"]
         assert 0 < record["fidelity"]["depth"]["relative_error"] < 0.2
         assert record["backends"] and sum(record["backends"].values()) == len(record["layers"])
+        again = load(tmp_path / record["artifact"]["file"])
+        assert again.header.label == record["scheme"]["label"]
+        sizes = {layer["name"]: layer["stored_bytes"] for layer in record["layers"]}
+        assert {layer.name: layer.stored_bytes for layer in again.quantization.layers} == sizes
     assert record["simulated"] == ("reference" in record["backends"])
     assert record["geometry"]["quantized"]["depth"]["valid_pixels"] > 0
     assert record["geometry"]["reference"]["pose"]["pairs"] == 1

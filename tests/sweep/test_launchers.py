@@ -17,6 +17,7 @@ from vggtq.config.compose import CONF, register
 from vggtq.config.messages import EXTRAS, explain
 
 FAST = [*TINY, "timing=off", "picture_frames=0", "fresh_memory=false", "preview_scenes=0", "--multirun"]
+JOBS = ["granularity=per_tensor", "group_size=null,64"]  # the second cannot be
 PLUGINS = {"joblib": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -46,10 +47,8 @@ def launcher(*overrides: str) -> dict[str, Any]:
 def test_jobs_in_other_processes_tell_the_sweep_what_became_of_them(name: str, tmp_path: Path) -> None:
     if not installed(EXTRAS["hydra/launcher", name]):
         pytest.skip(f"vggtq[{EXTRAS['hydra/launcher', name]}] is not installed")
-    sweep = [*FAST, *LAUNCHERS[name], "granularity=per_tensor", "group_size=null,64"]
-    done = vggtq_alone(
-        tmp_path, *sweep
-    )  # not forked: workers may outlive such a process and keep it from ending
+    # Not forked: workers may outlive such a process and keep it from ending.
+    done = vggtq_alone(tmp_path, *FAST, *LAUNCHERS[name], *JOBS)
     output = done.stdout + done.stderr
     assert done.returncode == 1, output
     assert "1 of 2 runs finished; " in output
@@ -58,8 +57,9 @@ def test_jobs_in_other_processes_tell_the_sweep_what_became_of_them(name: str, t
     assert sorted(record["status"] for record in records) == ["failed", "ok"]
     assert records[0]["sweep"] == records[1]["sweep"] != ""
     assert not list(tmp_path.glob("outputs/runs/.sweep-*"))
-    if name == "joblib":  # a second start needs what the first wrote, whatever launches its jobs
-        assert "1 of 2 runs finished, 1 of them measured earlier" in vggtq_alone(tmp_path, *sweep).stdout
+    # A second start needs what the first one's jobs wrote, whatever launches its own.
+    _, again = finished(tmp_path, *FAST, *JOBS)
+    assert "1 of 2 runs finished, 1 of them measured earlier" in again
 
 
 def test_the_slurm_preset_asks_for_one_gpu_and_its_cores() -> None:

@@ -86,7 +86,7 @@ def bound(layer: QuantLinear, reference: ReferenceLinear, x: Tensor) -> Tensor:
 
 
 @layers
-@pytest.mark.parametrize("rows", [1, 63, 64, 130])
+@pytest.mark.parametrize("rows", [1, 64, 130])
 def test_the_result_is_the_references(
     kind: type[CudaLinear], spec: Weights, activations: Activations, rows: int
 ) -> None:
