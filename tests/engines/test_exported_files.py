@@ -22,6 +22,7 @@ from vggtq.engines.sessions import arithmetic, open_session
 from vggtq.errors import ConfigError, DataError, DiskFull, ExportError, MissingExtraError, WeightsError
 from vggtq.models.vggt.config import PatchEmbedConfig
 from vggtq.models.vggt.vit import DinoV2
+from vggtq.quant.kernels.cpu.native_linear import NativeLinear
 from vggtq.quant.kernels.linear import QuantLinear
 from vggtq.quant.scheme.activations import Activations
 from vggtq.quant.scheme.methods import Transform
@@ -103,7 +104,9 @@ def test_an_engine_computes_what_we_compute(name: str, format_: str, once: Once)
     assert sorted(folder.iterdir()) == sorted([*written.files, folder / f"{written.path.name}.json"])
     entry = written.parity["depth"]
     assert 0 <= entry.error <= entry.limit
-    if not (format_ == "openvino" and SCHEMES[name].activations.mode == "dynamic"):
+    native = [module for module in model.modules() if isinstance(module, NativeLinear)]
+    fewer = any(layer.product_bits < layer.spec.bits for layer in native)  # than the engine multiplies
+    if not fewer and not (format_ == "openvino" and SCHEMES[name].activations.mode == "dynamic"):
         # A code that lies between two goes the other way now and then.
         assert entry.error < 1e-4, "only the order of sums differs"
     session = open_session(written.path, 1)
@@ -111,9 +114,9 @@ def test_an_engine_computes_what_we_compute(name: str, format_: str, once: Once)
     for frames in (1, 5):
         with torch.inference_mode():
             ours = ExportedNetwork(model)(pictures(frames))["depth"].numpy()
-        assert parity.relative(session.predict(pictures(frames).numpy())["depth"], ours) <= max(
-            entry.limit, 1e-3
-        )
+        found = session.predict(pictures(frames).numpy())["depth"]
+        allowed = 2 * entry.limit if fewer else entry.limit  # two roundings apart
+        assert parity.relative(found, ours) <= max(allowed, 1e-3)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("int8", "INT8"), ("int4", "INT4"), ("int4_asymmetric", "UINT4")])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.runs import job, photos, recorded, tiny  # noqa: F401
+from helpers.runs import job, photos, recorded, recorded_of, tiny  # noqa: F401
 from vggtq import load
 from vggtq.config.compose import options
+from vggtq.records.predictions import read_predictions
 from vggtq.records.schema import KEYS
 from vggtq.run import comparison
 from vggtq.run.experiment import run
@@ -27,8 +28,9 @@ SHORT = {"qat": ["scheme.finetune.steps=2"], "qat_w3": ["scheme.finetune.steps=2
 
 @pytest.mark.parametrize("scheme", options("scheme"))
 def test_every_scheme_runs_from_end_to_end(scheme: str, tmp_path: Path) -> None:
-    save = () if scheme == "fp32" else ("save=true",)
-    record = recorded(tmp_path, f"scheme={scheme}", *BRIEFLY, *SHORT.get(scheme, []), *save)
+    save = () if scheme == "fp32" else ("save=true", "save_predictions=true")
+    asked = job(f"scheme={scheme}", *BRIEFLY, *SHORT.get(scheme, []), *save)
+    record = recorded_of(asked, tmp_path)
     assert record["status"] == "ok", record["error"]
     # Only plugins have metrics to describe, and torch is no other engine.
     assert set(record) == set(KEYS) - {"metrics", "engine"}
@@ -48,6 +50,10 @@ def test_every_scheme_runs_from_end_to_end(scheme: str, tmp_path: Path) -> None:
         assert again.header.label == record["scheme"]["label"]
         sizes = {layer["name"]: layer["stored_bytes"] for layer in record["layers"]}
         assert {layer.name: layer.stored_bytes for layer in again.quantization.layers} == sizes
+        (scene,) = asked.config.dataset.scenes()
+        (kept,) = read_predictions(tmp_path / record["predictions"]["file"])
+        # Fine-tuned weights differ in the last bit of some sums.
+        torch.testing.assert_close(again.predict(scene.images), kept.quantized, rtol=0, atol=1e-6)
     assert record["simulated"] == ("reference" in record["backends"])
     assert record["geometry"]["quantized"]["depth"]["valid_pixels"] > 0
     assert record["geometry"]["reference"]["pose"]["pairs"] == 1

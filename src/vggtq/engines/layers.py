@@ -316,7 +316,7 @@ class FixedRounding(nn.Module):
 
 
 def rounding_of(layer: QuantLinear, target: Target, images: bool = False) -> nn.Module | None:
-    """What a layer does to its inputs, with as many bits as it uses here. Raises ExportError."""
+    """What a layer does to its inputs, with as many bits as products on this CPU keep exact. Raises ExportError."""
     inputs = layer.activations
     if inputs.mode == "none" or target.exact_inputs:
         return None
@@ -326,6 +326,9 @@ def rounding_of(layer: QuantLinear, target: Target, images: bool = False) -> nn.
             f"format=torch_export"
         )
     bits = getattr(layer, "activation_bits", None) or inputs.bits
+    bits = min(
+        bits, getattr(layer, "input_bits_beside_all", bits)
+    )  # engines' products saturate where ours would
     if layer.input_range is not None:
         return FixedRounding(layer.input_range.with_bits(bits))
     if inputs.mode == "static":

@@ -25,9 +25,11 @@ def compare(
     found: Arrays, ours: Arrays, exact: Arrays | None, engine_rounds: bool
 ) -> dict[str, OutputParity]:
     """found: by the engine. exact: by the same weights without rounded inputs; None where the scheme rounds none.
+    engine_rounds: whether it rounds otherwise than we do here: inputs with scales of its own, or not the weights, where our
+    products take fewer of their bits.
 
-    The limit of integer inputs is the error that their rounding itself makes; where the engine rounds them with scales of its
-    own, both are compared with exact inputs and its error may be twice ours.
+    The limit of integer inputs is the error that their rounding itself makes; where the engine rounds otherwise, both are
+    compared with exact inputs and its error may be twice ours.
     """
     result = {}
     for name, value in ours.items():

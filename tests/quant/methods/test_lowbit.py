@@ -387,7 +387,7 @@ def test_smoothing_saves_w8a8_from_outlier_channels() -> None:
         scheme = Scheme(activations=Activations("dynamic"), transform=Transform(scale), layers=WHOLE)
         quantize_(model, scheme, calibrate=lambda m: m(x))
         errors[scale] = (model(x) - exact).square().mean().item()
-    assert errors["smooth"] < 0.2 * errors["none"]
+    assert errors["smooth"] < 0.25 * errors["none"]  # weights have 7 bits in the product with AVX2
 
 
 @pytest.mark.parametrize(

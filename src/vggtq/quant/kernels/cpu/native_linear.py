@@ -87,6 +87,11 @@ class NativeLinear(KernelLayoutLinear):
         return self._native.input_bits(self.product_bits, self.spec.symmetric)
 
     @property
+    def input_bits_beside_all(self) -> int:
+        """Of inputs' codes, at most, where products keep all bits of the weights, as those of other engines do."""
+        return self._native.input_bits(self.spec.bits, self.spec.symmetric)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         because = "this CPU's int8 products saturate with 8"
         notes: tuple[str, ...] = ()
