@@ -119,6 +119,19 @@ def test_an_engine_computes_what_we_compute(name: str, format_: str, once: Once)
         assert parity.relative(found, ours) <= max(allowed, 1e-3)
 
 
+def test_weights_beyond_a_protobuf_file_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vggtq.engines.onnx_file.LARGEST", 1000)
+    written = exported(quantized("int4"), "onnx", tmp_path)  # parity is checked on the way
+    assert {file.name for file in written.files} == {"model.onnx", "model.onnx.data"}
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for file in written.files:
+        file.rename(moved / file.name)
+    assert open_session(moved / "model.onnx", 1).predict(pictures(2).numpy())["depth"].shape[0] == 2
+
+
 @pytest.mark.parametrize(("name", "kind"), [("int8", "INT8"), ("int4", "INT4"), ("int4_asymmetric", "UINT4")])
 def test_an_onnx_file_holds_our_codes(name: str, kind: str, once: Once) -> None:
     model, written = once(name, "onnx")
