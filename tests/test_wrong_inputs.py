@@ -18,7 +18,9 @@ from helpers.command import vggtq
 from helpers.prediction_cases import write_model
 from helpers.report_records import record, refused, write
 from vggtq.models import loading
+from vggtq.prepare import find_bits, quantized
 
+NAMED = (find_bits, quantized)  # hold what `at_inputs` replaces: imported before that, and not in its midst
 IMAGES = "dataset=images"
 OWN = "model=vggt_small"
 CASES: dict[str, list[tuple[str, str]]] = {
