@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.prediction_cases import photographs, write_model
+from helpers.prediction_cases import photographs
 from vggtq import artifact
 from vggtq.data.preprocess import preprocess
 from vggtq.files.atomic import replacing
@@ -25,18 +24,7 @@ from vggtq.predict.options import Options
 from vggtq.terminal.help import help_text
 from vggtq.terminal.options import options_of
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def files(folder: Path) -> set[str]:

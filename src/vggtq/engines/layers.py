@@ -326,9 +326,8 @@ def rounding_of(layer: QuantLinear, target: Target, images: bool = False) -> nn.
             f"format=torch_export"
         )
     bits = getattr(layer, "activation_bits", None) or inputs.bits
-    bits = min(
-        bits, getattr(layer, "input_bits_beside_all", bits)
-    )  # engines' products saturate where ours would
+    # The products of engines saturate where ours would.
+    bits = min(bits, getattr(layer, "input_bits_beside_all", bits))
     if layer.input_range is not None:
         return FixedRounding(layer.input_range.with_bits(bits))
     if inputs.mode == "static":
