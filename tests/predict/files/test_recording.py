@@ -247,7 +247,7 @@ def test_a_viewer_that_cannot_start_is_a_note(
     started: list[list[str]] = []
 
     class Viewer:
-        def __init__(self, command: list[str], **_: object) -> None:
+        def __init__(self, command: list[str]) -> None:
             assert (tmp_path / "out/prediction.json").exists()
             started.append(command)
 
@@ -256,7 +256,12 @@ def test_a_viewer_that_cannot_start_is_a_note(
                 raise subprocess.TimeoutExpired("rerun", seconds)
             return status
 
-    monkeypatch.setattr(recording.subprocess, "Popen", Viewer)
+    others = subprocess.Popen  # such as git, which the index is told the commit by
+
+    def start(command: list[str], **options: Any) -> Any:
+        return Viewer(command) if "rerun" in command else others(command, **options)
+
+    monkeypatch.setattr(recording.subprocess, "Popen", start)
     assert main([f"model={model}", "photos/a.png", "out=out", "viewer=open"]) == 0
     assert started == [[sys.executable, "-m", "rerun", "out/scene.rrd"]]
     assert ("viewer did not start" in "".join(capsys.readouterr())) is told
