@@ -98,7 +98,6 @@ CASES: dict[str, list[tuple[str, str]]] = {
     "export": [
         ("scheme=int4_group", "out=model.safetensors"),
         ("scheme=int4_group out=model.txt", "model.txt"),
-        ("scheme=fp32 out=new.safetensors", "quantizes nothing"),
         ("scheme=int4_group out=other.safetensors", "other.safetensors exists"),
         ("scheme=int4_group out=text.txt/new.safetensors", "text.txt"),
         ("scheme=int4_group bits=17 out=new.safetensors", "bits=17"),

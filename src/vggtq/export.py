@@ -159,8 +159,6 @@ def _work(options: Options) -> None:
         _convert(options, out)
         return
     config = composed(options.overrides)
-    if config.scheme.weights.entry.exact:
-        raise ConfigError("scheme=fp32 quantizes nothing; choose another, e.g. scheme=int4_group")
     with log_lines():
         _warn(config)
         with Steps() as steps:

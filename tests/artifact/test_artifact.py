@@ -381,12 +381,23 @@ def test_export_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+def test_the_float_network_can_be_exported_to_compare_with(tmp_path: Path) -> None:
+    out = tmp_path / "fp32.safetensors"
+    assert main([*TINY, "scheme=fp32", f"out={out}"]) == 0
+    loaded = vggtq.load(out)
+    assert not loaded.header.layers
+    given = validated(compose([*TINY, "scheme=fp32"])).model.load(torch.device("cpu"))
+    images = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    expected, found = given.predict(images), loaded.predict(images)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["scheme=int4_group"], "out is missing; name the file"),
         (["out=model.bin"], r"try model\.safetensors"),
-        (["out=model.safetensors", "scheme=fp32"], "quantizes nothing"),
         (["out=model.safetensors", "scheme=int4"], "did you mean int4_group"),
         (["out=model.safetensors", "scheem=int4_group"], "did you mean scheme"),
         (["out=model.safetensors", "rest=half"], "rest=half is not one of"),
