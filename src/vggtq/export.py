@@ -31,7 +31,7 @@ log = logging.getLogger("vggtq.export")  # run with -m, __name__ is another
 
 @dataclass
 class Options:
-    """Where the file goes; everything else is the configuration of a run."""
+    """The file to write and its format; everything else is the configuration of a run."""
 
     out: str = option(
         "where to write, a name that ends in .safetensors, .onnx, .xml or .pt2, as the format has it",

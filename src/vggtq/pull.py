@@ -1,4 +1,6 @@
-"""`vggtq pull`: fetches a quantized model from the Hugging Face hub; what arrives is whole and can be loaded, or nothing."""
+"""`vggtq pull`: fetches a quantized model from the Hugging Face hub; the file is complete and can be loaded, or
+there is none.
+"""
 
 import logging
 import sys
@@ -17,7 +19,7 @@ log = logging.getLogger("vggtq.pull")  # run with -m, __name__ is another
 
 @dataclass
 class Options:
-    """What to fetch, and under which name."""
+    """The repository to fetch from, and the file to write."""
 
     repository: str = option("owner/name", words="OWNER/NAME", missing="vggtq pull owner/name")
     out: str = option("the file to write; without one, NAME.safetensors here", "")

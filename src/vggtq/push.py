@@ -23,7 +23,7 @@ log = logging.getLogger("vggtq.push")  # run with -m, __name__ is another
 
 @dataclass
 class Options:
-    """What to put where."""
+    """The model file to upload, and the repository for it."""
 
     file: str = option(
         "a model file that vggtq export or vggtq run save=true wrote; it is checked first. A result.json beside it that "
@@ -117,7 +117,7 @@ def _make_repository(api: "HfApi", repo: str, private: bool) -> None:
 
 
 def _writes_card(api: "HfApi", repo: str, card: str) -> bool:
-    """Whether README.md is to be written: nobody's own words are lost."""
+    """Whether to write README.md. One without vggtq's mark is left alone, unless card=replace."""
     from tempfile import TemporaryDirectory
 
     from vggtq.hub.card import MARK

@@ -30,7 +30,7 @@ log = logging.getLogger("vggtq.rescore")  # run with -m, __name__ is another
 
 @dataclass
 class Options:
-    """Which runs, and what to do differently."""
+    """The runs to score again, and the settings to change."""
 
     folders: list[str] = option("where to look for runs, at any depth", ["outputs"], words="FOLDERS")
     depth_alignment: str | None = option(
@@ -134,7 +134,7 @@ def _code(environment: Environment) -> Code:
 
 
 def _command(record: Record, changes: dict[str, Any]) -> str:
-    """What repeats the run as it is scored now."""
+    """The command that repeats the run as it is scored now."""
     words = shlex.split(record.command or "")
     kept = [word for word in words if word.partition("=")[0] not in {*changes, *REPLACED}]
     spelled = [

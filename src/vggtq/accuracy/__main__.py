@@ -22,7 +22,7 @@ from vggtq.terminal.options import option
 
 @dataclass
 class Options:
-    """Which rows of the plan to run, and where."""
+    """The rows of the plan to run, and where the results are written."""
 
     rows: list[str] = option("these rows only; without any, all of them", [])
     models: list[str] = option("these models only; without any, all of the plan", [])
@@ -87,7 +87,7 @@ def _chosen(plan: Plan, options: Options) -> Plan:
 
 
 def _table(plan: Plan, jobs: dict[str, list[Job]]) -> Table:
-    """What is measured: rows and models all of whose seeds are finished."""
+    """The measurements of each row and model whose seeds are all finished."""
     table = {}
     for name, own in jobs.items():
         for model in plan.models:

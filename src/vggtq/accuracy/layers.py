@@ -104,7 +104,7 @@ def table(plan: Plan, model_name: str, rows: Sequence[str]) -> str:
 
 @dataclass
 class Options:
-    """Which rows of the plan, on which model."""
+    """The rows of the plan, and the model."""
 
     rows: list[str] = option("these rows only; without any, all of them", [])
     model: str = option("a model of conf/model", "vggt_mini", choices=tuple(model_names("model")))

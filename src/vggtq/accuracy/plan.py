@@ -1,7 +1,9 @@
-"""What docs/accuracy.md is made of: the rows, models, seeds and requirements of conf/accuracy.yaml, and the runs they need.
+"""The plan behind docs/accuracy.md: the rows, models, seeds and requirements of conf/accuracy.yaml, and the
+runs they need.
 
-A row is what stands on the command line of `vggtq.run` after `+experiment=accuracy`; its runs are found again by their
-configuration's hash. Rows that look at no data are run with one calibration seed, for it changes nothing.
+A row is the part of a command line of `vggtq.run` that follows `+experiment=accuracy`. Its runs are found again
+by the hash of their configuration. Rows that look at no data are run with a single calibration seed, because
+the seed changes nothing there.
 """
 
 import shlex

@@ -38,7 +38,7 @@ def _word(verdict: Verdict) -> str:
 
 
 def told_table(found: Sequence[Told], labels: dict[str, str]) -> str:
-    """What each contrast shows, by the metric that shows it best."""
+    """A table of the contrasts, each with the metric that shows it best."""
     headings = ("scheme", "against", "metric", "difference", "p, Holm", "told apart")
     lines = []
     for one in found:

@@ -1,4 +1,4 @@
-"""What an artifact says of itself: its header, as JSON in the metadata of a safetensors file."""
+"""The header of an artifact, stored as JSON in the metadata of a safetensors file."""
 
 import hashlib
 import json
@@ -26,12 +26,14 @@ from vggtq.version import __version__
 
 log = logging.getLogger(__name__)
 
-# What training read; a stored network has been trained.
+# Options that only training reads; a stored network has been trained.
 FINETUNE = ("warmup", "clip_norm", "ema_decay", "outputs", "features", "feature_weight", "save_every_s")
 
 
 def without_removed_options(scheme: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without options that were removed since. The network computes what it did: tensors and ranges are stored."""
+    """The recipe without options that were removed since. The network computes the same as before: tensors and
+    ranges are stored.
+    """
     scheme = {part: dict(value) if isinstance(value, dict) else value for part, value in scheme.items()}
     activations, transform = scheme["activations"], scheme.get("transform", {})
     for key in FINETUNE:
@@ -44,7 +46,7 @@ def without_removed_options(scheme: dict[str, Any]) -> dict[str, Any]:
         )
         activations["observer"] = "minmax"
     if activations.get("granularity") == "per_channel":
-        # Inputs divided by their channels' largest values, which is what SmoothQuant does with alpha=1.
+        # Inputs divided by their channels' largest values, as SmoothQuant does with alpha=1.
         activations["granularity"] = None
         scheme["transform"] = transform | {"scale": "smooth", "alpha": 1.0}
     return scheme
@@ -55,7 +57,7 @@ class NotRegistered(WeightsError):
 
 
 def check_registered(scheme: dict[str, Any]) -> None:
-    """Raises NotRegistered for what the tables lack."""
+    """Raises NotRegistered for a name that the tables lack."""
     parts = (
         ("weights", "format", FORMATS),
         ("rounding", "method", ROUNDINGS),
@@ -114,7 +116,7 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """What an artifact says of itself."""
+    """The header of an artifact: the model, its weights, its scheme and its layers."""
 
     model: dict[str, Any] | None  # ModelConfig.identity; None: the network has to be given
     weights: WeightsInfo
@@ -128,12 +130,12 @@ class Header:
 
     @property
     def label(self) -> str:
-        """How tables call the scheme."""
+        """The name of the scheme in tables."""
         return self.scheme.label
 
 
 def given(path: object, call: str) -> Path:
-    """`path` as a Path. WeightsError for what is none, with the call that it was given to."""
+    """`path` as a Path. Raises WeightsError for anything but a path, and names the call that received it."""
     if not isinstance(path, str | PathLike):
         raise WeightsError(
             f"{call}: {path!r} is no path; give that of a model file, such as 'model.safetensors', which vggtq export writes"

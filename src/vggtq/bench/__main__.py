@@ -1,4 +1,4 @@
-"""`vggtq bench`: kernels, blocks and whole models beside what others offer."""
+"""`vggtq bench`: kernels, blocks and whole models beside those of other tools."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Rows = Iterator[list[dict[str, Any]]]
 
 @dataclass
 class Options:
-    """What to measure."""
+    """The sections to measure."""
 
     sections: list[str] = option(
         "what to measure; frames: peak memory and latency against the number of frames; windows: trajectories of long walks",

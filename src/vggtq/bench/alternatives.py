@@ -1,4 +1,4 @@
-"""What a user would pick instead of vggtq, as that tool's documentation shows it. Installed by the extra `bench`."""
+"""Tools that a user might choose instead, used as their documentation shows. Installed by the extra `bench`."""
 
 import copy
 import importlib.util
@@ -41,7 +41,7 @@ def _onnx_candidate(
         return Missing(name, ONNX, reason_of(error))
     feed = {"x": x.numpy()}
     call = lambda: torch.from_numpy(session.run(None, feed)[0])  # noqa: E731
-    # It repacks weights and does not tell.
+    # It repacks weights, and does not give their size.
     return Candidate(name, call, "CPUExecutionProvider", None, tool=ONNX)
 
 
@@ -102,7 +102,9 @@ INT8_DYNAMIC = "Int8DynamicActivationInt8WeightConfig"  # of torchao
 
 @dataclass(frozen=True)
 class Tool:
-    """A way to quantize the linear layers of any module, in place or not; `package` is what it imports."""
+    """A way to quantize the linear layers of any module, in place or not; `package` is the package that it
+    imports.
+    """
 
     name: str
     package: str
@@ -209,7 +211,9 @@ def candidate_of(tool: Tool, module: nn.Module, call: Callable[[], Tensor]) -> C
 
 
 def resident_bytes(module: nn.Module) -> int | None:
-    """Bytes of all tensors, also inside tensor subclasses; None for torch's packed weights, which do not tell."""
+    """Bytes of all tensors, also inside tensor subclasses; None for torch's packed weights, which do not give
+    their size.
+    """
     if any("torch.ao.nn.quantized" in type(part).__module__ for part in module.modules()):
         return None
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}

@@ -43,7 +43,7 @@ CASES = (Case("vggt_small", 224, (2, 5, 10, 20, 35, 50), predictions=3),)
 # Up to 20 frames everything fits into 24 GB, and the whole takes about half an hour on two cores.
 FULL_CASES = (*CASES, Case("vggt_1b", 224, (2, 5, 10, 20), predictions=2))
 
-# label: the scheme of the artifact, and the precision of what is left in float
+# label: the scheme of the artifact, and the precision of the layers left in float
 KINDS = {
     "FP32": (FLOAT32, "float32"),
     "BF16": (FLOAT32, "bfloat16"),
@@ -98,12 +98,12 @@ def _save(config: Any, folder: Path) -> dict[str, Path]:
 
 
 def _images(frames: int, size: int) -> Tensor:
-    """(frames, 3, size, size), noise: what an image shows changes neither bytes nor time."""
+    """(frames, 3, size, size), noise, because the content of an image changes neither bytes nor time."""
     return torch.rand(frames, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def memory_bytes(row: dict[str, Any]) -> int | None:
-    """What loading and predicting add to an idle process; on CUDA what torch had allocated at most."""
+    """Bytes that loading and predicting add to an idle process; on CUDA, the most that torch had allocated."""
     if row["cuda_peak_bytes"] is not None:
         return int(row["cuda_peak_bytes"])
     if row["predict_peak_rss_bytes"] is None:

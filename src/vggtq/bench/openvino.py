@@ -1,4 +1,4 @@
-"""What OpenVINO makes of a float network: one stream, as many threads as torch has. Installed by the extra `bench`."""
+"""A float network in OpenVINO: one stream, as many threads as torch has. Installed by the extra `bench`."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ TOOL = "openvino"
 
 
 def openvino_candidates(network: nn.Module, x: Tensor) -> Iterator[Candidate | Missing]:
-    """network: x to tensors, the first of which is compared. FP32, BF16 where the CPU has it, INT8 and INT4 by NNCF.
+    """FP32, BF16 where the CPU has it, INT8 and INT4 by NNCF. network: x to tensors; the first one is compared.
 
-    INT8 are weights and activations, calibrated on `x` alone: its time is what counts, and its error is at its best.
-    INT4 are weights in groups of 64.
+    INT8 quantizes weights and activations. It is calibrated on `x` alone, so its error is at its best; its time
+    is the result that counts. INT4 quantizes weights in groups of 64.
     """
     half = has_bf16(x.device)
     names = {"OpenVINO FP32": "f32"} | ({"OpenVINO BF16": "bf16"} if half else {})
@@ -95,5 +95,5 @@ def _candidate(name: str, model: Any, x: Tensor, precision: str) -> Candidate | 
         request.infer({0: inputs}, share_inputs=True, share_outputs=True)
         return torch.from_numpy(request.get_output_tensor(0).data.copy())
 
-    # It repacks weights and does not tell.
+    # It repacks weights, and does not give their size.
     return Candidate(name, call, f"OpenVINO CPU, {precision}", None, tool=TOOL)

@@ -42,7 +42,7 @@ def title_of(env: Environment) -> str:
 
 
 def others(rows: Sequence[Row]) -> str:
-    """How quiet the machine was, in words."""
+    """The load by other processes during the measurement, in words."""
     shares = [row["others_cpu_share"] for row in rows if row.get("others_cpu_share") is not None]
     if not shares:
         return "how busy other processes kept the machine is unknown"

@@ -23,7 +23,7 @@ TOLD = re.compile(r"^(job \d+ failed|failed: |error: )")
 
 @dataclass
 class Options:
-    """What to compare, on what, and where the results go."""
+    """The schemes to compare, the images to compare them on, and where the results go."""
 
     images: str | None = option(
         "a folder of photographs; the model's own test scenes where it is left out", None
@@ -88,7 +88,7 @@ def _quoted(path: str) -> str:
 
 
 def measure_all(options: Options) -> tuple[Report, bool]:
-    """Runs what is missing and writes the report. Returns it, and whether every scheme was measured.
+    """Makes the missing runs and writes the report. Returns the report, and whether every scheme was measured.
 
     Raises DataError where there are no photographs, or nothing to report.
     """

@@ -57,7 +57,7 @@ def register() -> None:
 
 
 def candidates(*, _root_: DictConfig) -> int:
-    """How many samples are rendered or read, of which `calibration.samples` are used."""
+    """The number of samples that are rendered or read; `calibration.samples` of them are used."""
     wanted = _root_.calibration
     samples, pool = int(wanted.samples), wanted.pool
     if wanted.selection == "random":
@@ -82,7 +82,7 @@ def _quoted(argument: str) -> str:
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return _quoted_text(key, value) or argument  # what cannot be mended, Hydra reports itself
+        return _quoted_text(key, value) or argument  # other mistakes are reported by Hydra itself
     if not numeric or isinstance(override.value(), Glob | IntervalSweep):
         return argument  # (what a glob stands for is known to Hydra alone)
     swept = override.is_sweep_override()

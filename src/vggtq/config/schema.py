@@ -1,4 +1,6 @@
-"""The typed configuration of a run: what `conf/config.yaml` may set, and the checks of single values."""
+"""The typed configuration of a run: the options that `conf/config.yaml` may set, and the checks of single
+values.
+"""
 
 import sys
 from dataclasses import dataclass, field
@@ -51,7 +53,7 @@ class Timing:
 
 @dataclass
 class Tracker:
-    """Where a run's options and numbers go besides its record. folder: for whatever the tracker writes."""
+    """The tracker of a run's options and numbers besides the record. folder: for the tracker's own files."""
 
     name: str = "none"
     project: str = "vggtq"
@@ -70,7 +72,9 @@ ENGINES = {"torch": "", "onnxruntime": "onnx", "openvino": "openvino"}  # and th
 
 @dataclass
 class Engine:
-    """What runs the quantized model: torch with our kernels, or the engine of an exported file, in a process of its own."""
+    """The program that runs the quantized model: torch with our kernels, or the engine of an exported file, in
+    a process of its own.
+    """
 
     name: str = "torch"
 
@@ -89,9 +93,9 @@ class Engine:
 class Calibration:
     """Images on which recipes look at the inputs of layers; never those that are evaluated.
 
-    A sample is a sequence of `frames` images that the model sees together. selection: random, or diverse, which chooses the
-    samples among `pool` candidates (null: four times as many) by what they look like to the model. dataset: where they come
-    from; null: images of the evaluated data set's kind that are not evaluated.
+    A sample is a sequence of `frames` images that the model sees together. selection: random, or diverse, which
+    chooses the samples among `pool` candidates (null: four times as many) by their features in the model.
+    dataset: where they come from; null: images of the evaluated data set's kind that are not evaluated.
     """
 
     name: str = "objects"

@@ -15,7 +15,7 @@ from vggtq.terminal.options import option
 
 @dataclass
 class Options:
-    """Which scenes to draw."""
+    """The scenes to draw, and the file to write."""
 
     preview: str = option("PNG to write", missing="name a file: preview=out.png")
     scenes: int = option("how many", 8, least=1)

@@ -1,4 +1,4 @@
-"""Which part of an image is resized to which size for a network, and what is kept of that: sizes alone, no pixels.
+"""The part of an image that is resized for a network, its new size and the kept size: sizes alone, no pixels.
 
 crop and pad are VGGT's rules, area is Pi3's, balanced and max_size are VGGT-Ω's (docs/models.md).
 """
@@ -19,9 +19,11 @@ class ImageInputError(DataError, ValueError):
 
 @dataclass(frozen=True)
 class Fit:
-    """The part of an image that is resized, to which size, and what is kept of that: all (width, height), pixels.
+    """The part of an image that is resized, its size after that, and the size that is kept: all (width,
+    height), pixels.
 
-    What is kept may be larger, then it is padded. Parts lie in the middle; the odd pixel goes right and below.
+    The kept size may be the larger one; the image is then padded. Parts lie in the middle; the odd pixel goes
+    right and below.
     """
 
     part: tuple[int, int]
@@ -31,8 +33,9 @@ class Fit:
 
 
 def fit(width: int, height: int, mode: str, size: int, patch: int, first: tuple[int, int]) -> Fit:
-    """How a width × height image becomes a frame; first: width and height of the first of the images. Rounds half to even,
-    as the published preprocessings do. Raises ImageInputError for an aspect ratio that leaves nothing.
+    """The `Fit` of a width × height image to a frame. first: width and height of the first of the images.
+    Rounds half to even, as the published preprocessings do. Raises ImageInputError for an aspect ratio that
+    leaves nothing.
     """
     whole = (width, height)
     if mode == "area":

@@ -1,8 +1,9 @@
-"""Image files to network input, bit for bit as each network's own preprocessing does it, and what that does to pixels.
+"""Image files to network input, bit for bit as each network's own preprocessing makes it, and the map from
+source pixels to frames.
 
-A mode says which part of an image is resized to which size, multiples of the patch (`fit`); frames of different sizes are
-padded with white. EXIF orientation is ignored and 16-bit grey is clipped at 255, with a note. Left out: square centring on
-black.
+A mode determines the part of an image that is resized, and its new size, multiples of the patch (`fit`); frames
+of different sizes are padded with white. EXIF orientation is ignored and 16-bit grey is clipped at 255, with a
+note. Left out: square centring on black.
 """
 
 import hashlib
@@ -78,7 +79,7 @@ Prepared = tuple[Frames, list[FrameTransform], list[ImageFile], list[str]]
 
 @dataclass(kw_only=True)
 class ImageOptions:
-    """What data sets of image files share: how an image becomes network input."""
+    """Options that data sets of image files share: the way an image becomes network input."""
 
     image_size: int = 518
     mode: str = "crop"
@@ -122,11 +123,11 @@ def preprocess(
 ) -> Preprocessed:
     """Images (S, 3, H, W) float32 RGB in [0, 1], one transform and one file entry per image, and notes.
 
-    crop keeps the width, pad makes every frame size × size. area takes the size from the first image, as many pixels as a
-    square of `size` has; balanced does so for each image by itself and max_size makes the longer side `size`, both after
-    cutting what is more than twice as long as wide. Images of different sizes are padded with white to the largest. changes:
-    what is done to each image first, e.g. undistortion. Notes tell of what is padded, cut off or enlarged, of clipped 16-bit
-    grey and of ignored EXIF orientations.
+    crop keeps the width, pad makes every frame size × size. area takes the size from the first image, as many
+    pixels as a square of `size` has; balanced does so for each image by itself and max_size makes the longer
+    side `size`, both after cutting an image that is more than twice as long as wide. Images of different sizes
+    are padded with white to the largest. changes: made to each image first, e.g. undistortion. Notes report
+    images that are padded, cut off or enlarged, clipped 16-bit grey and ignored EXIF orientations.
     """
     frames, transforms, files, notes = prepare(paths, mode, size, patch, changes)
     return frames[:], transforms, files, notes
@@ -171,7 +172,7 @@ def prepare(
 
 
 def _losses(clipped: Sequence[str], turned: Sequence[str]) -> list[str]:
-    """Notes on what the networks' own preprocessings ignore and people do not expect."""
+    """Notes on properties that the networks' own preprocessings ignore, which users may not expect."""
     notes = []
     if clipped:
         notes.append(
@@ -187,7 +188,7 @@ def _losses(clipped: Sequence[str], turned: Sequence[str]) -> list[str]:
 
 
 def _reshaped(names: Sequence[str], transforms: Sequence[FrameTransform], mode: str) -> list[str]:
-    """Notes on images of which much is cut away, and on those that are mostly made up."""
+    """Notes on images of which much is cut away, and on those that are much enlarged."""
     both = list(zip(names, transforms, strict=True))
     cut = {n: 1 - _shown(t) for n, t in both if min(t.offset_x, t.offset_y) < 0}
     tiny = [n for n, t in both if t.scale_x * t.scale_y > ENLARGED]
@@ -214,7 +215,7 @@ def _who(names: Sequence[str], one: str, many: str) -> str:
 
 
 def frame_transform(fitted: Fit, width: int, height: int) -> FrameTransform:
-    """Where the pixels of an image of width × height go."""
+    """The transform from pixels of an image of width × height to pixels of its frame."""
     scale = [new / old for new, old in zip(fitted.resized, fitted.part, strict=True)]
     offsets = [
         -((whole - part) // 2) * s + float(_half(kept - new))
@@ -260,7 +261,7 @@ def _padded(transform: FrameTransform, width: int, height: int) -> FrameTransfor
 
 
 def _middle(size: int, shown: int | None) -> np.ndarray:
-    """Which of `size` pixels in a row are among the `shown` in the middle; the odd one of the others lies behind them."""
+    """A mask of the `shown` pixels in the middle of a row of `size`; an odd one of the others lies behind."""
     start = 0 if shown is None else (size - shown) // 2
     return _within(np.arange(size) - start, size if shown is None else shown)
 

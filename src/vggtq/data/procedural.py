@@ -1,4 +1,4 @@
-"""What procedural data sets share: disjoint splits, random numbers per scene, cameras, frames with exact geometry."""
+"""Basis of procedural data: disjoint splits, random numbers per scene, cameras, frames with exact geometry."""
 
 import functools
 import math
@@ -95,7 +95,7 @@ class Procedural:
         make = _kept_scene if self.frames * self.size[0] * self.size[1] <= KEPT_PIXELS else _scene
         for index in range(self.count):
             scene = make(type(self), options, index)
-            yield replace(scene, images=scene.images.clone())  # nobody changes what is kept
+            yield replace(scene, images=scene.images.clone())  # kept scenes are never changed
 
     def calibration(self, count: int, frames: int, seed: int) -> Self:
         """Scenes of another split."""

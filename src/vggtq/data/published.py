@@ -1,6 +1,7 @@
-"""Published data sets of posed sequences: what they share, and RealEstate10K, 7-Scenes and DTU. Nothing is downloaded.
+"""Published data sets of posed sequences: their common parts, and RealEstate10K, 7-Scenes and DTU. Nothing is
+downloaded.
 
-docs/data.md says where each comes from, how its folders are expected and what its licence is.
+docs/data.md gives the origin, the expected folders and the licence of each.
 """
 
 import zlib
@@ -53,7 +54,9 @@ class PosedSequences(ImageOptions):
         self.places()
 
     def places(self) -> list[str]:
-        """What `scene` stands for; empty for all where the names are not known beforehand. Raises ConfigError."""
+        """The places that `scene` names; empty for all where the names are not known beforehand. Raises
+        ConfigError.
+        """
         if self.scene in self.words:
             return list(self.words[self.scene])
         if self.scene == "all":
@@ -180,8 +183,8 @@ class RealEstate10K(PosedSequences):
 class Walks(PosedSequences):
     """Sequences that were filmed on a walk, with depth.
 
-    stride: instead of `order` every stride-th image from the first on, of which `frames` are the most; of a sequence that is
-    too short for two, the first image and the middle one. require_depth: refuse images without depth.
+    stride: instead of `order` every stride-th image from the first on, at most `frames` of them; of a sequence
+    that is too short for two, the first image and the middle one. require_depth: refuse images without depth.
     """
 
     order: str = "spread"

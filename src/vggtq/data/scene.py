@@ -1,4 +1,4 @@
-"""What every dataset yields: preprocessed frames of one place, and what is known about its geometry.
+"""The items of every dataset: preprocessed frames of one place, and the known facts about its geometry.
 
 Conventions, everywhere in vggtq: OpenCV axes (x right, y down, z forward); extrinsics map world to camera;
 pixel centres lie at integers (COLMAP's +0.5 is removed on reading); depth is z along the optical axis.
@@ -29,7 +29,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Known geometry of a scene on the preprocessed image grid. What is unknown is None.
+    """Known geometry of a scene on the preprocessed image grid. Unknown parts are None.
 
     extrinsics: (S, 3, 4) float64, world to camera, scene units.
     intrinsics: (S, 3, 3) float64, pixels of the preprocessed frame, pixel centres at integers.
@@ -59,7 +59,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class CameraCheck:
-    """How far given cameras are from the photographs (`vggtq.data.cameras.check`)."""
+    """The distance of given cameras from the photographs, as measured by `vggtq.data.cameras.check`."""
 
     convention: str | None = None  # in which they were read
     median_px: float | None = None  # of the distances between matched points and epipolar lines
@@ -77,7 +77,7 @@ class Scene:
     images: Tensor
     files: tuple[ImageFile, ...] = ()
     truth: GroundTruth = field(default_factory=GroundTruth)
-    notes: tuple[str, ...] = ()  # what the loader decided and the record must say (frames skipped, padded, …)
+    notes: tuple[str, ...] = ()  # decisions of the loader for the record (frames skipped, padded, …)
     cameras: CameraCheck | None = None  # None without cameras, or where they are exact by construction
 
     def __post_init__(self) -> None:

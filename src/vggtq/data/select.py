@@ -1,4 +1,4 @@
-"""Which frames of a sequence are used: natural order, then `start`, `stride` and `max_images`."""
+"""Selects the frames of a sequence: natural order, then `start`, `stride` and `max_images`."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def count(number: int, noun: str) -> str:
 
 @dataclass(kw_only=True)
 class Selection(ImageOptions):
-    """Image files of which some are taken. Raises ConfigError for values that no sequence can satisfy."""
+    """Image files, some of which are used. Raises ConfigError for values that no sequence can satisfy."""
 
     max_images: int | None = None
     start: int = 0
@@ -63,7 +63,7 @@ class Selection(ImageOptions):
 
 
 def cut(items: Sequence[T], frames: int) -> list[Sequence[T]]:
-    """Neighbours together; what does not fill the last sequence is left out, unless there is no other."""
+    """Neighbours together; images that do not fill the last sequence are left out, unless there is no other."""
     return [items[i : i + frames] for i in range(0, max(1, len(items) - frames + 1), frames)]
 
 

@@ -1,4 +1,4 @@
-"""What an exported file says of where it comes from."""
+"""The description of its origin that an exported file carries."""
 
 import json
 from dataclasses import asdict

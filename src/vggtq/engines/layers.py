@@ -24,10 +24,11 @@ from vggtq.quant.scheme.activations import Activations
 
 @dataclass(frozen=True)
 class Target:
-    """What an engine does with a layer whose inputs are rounded.
+    """The treatment that an engine gives to a layer whose inputs are rounded.
 
-    rounds_inputs: it rounds those of every token itself at run time, so that the graph leaves that to it; else the graph rounds
-    inputs and multiplies integers. exact_inputs: no inputs are rounded, to tell what rounding them costs.
+    rounds_inputs: the engine rounds the inputs of every token itself at run time, and the graph leaves this to
+    it; else the graph rounds inputs and multiplies integers. exact_inputs: no inputs are rounded, to show what
+    rounding them costs.
     """
 
     name: str
@@ -316,7 +317,9 @@ class FixedRounding(nn.Module):
 
 
 def rounding_of(layer: QuantLinear, target: Target, images: bool = False) -> nn.Module | None:
-    """What a layer does to its inputs, with as many bits as products on this CPU keep exact. Raises ExportError."""
+    """The module that rounds a layer's inputs, with as many bits as products on this CPU keep exact; None for a
+    layer whose inputs the graph does not round. Raises ExportError.
+    """
     inputs = layer.activations
     if inputs.mode == "none" or target.exact_inputs:
         return None

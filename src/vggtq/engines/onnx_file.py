@@ -67,7 +67,7 @@ def write_onnx(
 
 
 def _simplify_(model: "onnx_ir.Model") -> None:
-    """Computes what is constant, and holds everything once."""
+    """Computes all constants, and holds everything once."""
     from onnx_ir import passes
     from onnx_ir.passes import common
     from onnxscript import optimizer
@@ -88,7 +88,7 @@ def _simplify_(model: "onnx_ir.Model") -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What passes over the graph tell of every node stays out of our log."""
+    """Keeps messages about every node, from passes over the graph, out of our log."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -147,7 +147,7 @@ def _store_half_bytes(model: "onnx_ir.Model", network: nn.Module, ir: Any) -> No
 
 
 def _name_frames(model: "onnx_ir.Model", ir: Any) -> None:
-    """The free axis by what it counts."""
+    """The free axis, named after the things that it counts."""
     free = {str(size) for size in model.graph.inputs[0].shape if not isinstance(size, int)}
     for value in (*model.graph.inputs, *model.graph.outputs):
         value.shape = ir.Shape(["frames" if str(size) in free else size for size in value.shape])

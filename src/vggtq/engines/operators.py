@@ -1,6 +1,7 @@
-"""What quantized layers consist of in an exported graph, as operators of torch, so that a translation can name each of them.
+"""The operations of quantized layers in an exported graph, as operators of torch, so that a translation can
+name each of them.
 
-Their results here are what an engine has to compute; nothing in this package uses them to predict.
+Their results here are those that an engine has to compute. Nothing in this package predicts with them.
 """
 
 import torch

@@ -16,7 +16,9 @@ from vggtq.files.tensors import write_safetensors
 
 
 class EngineProcess:
-    """An exported file in a process of its own. folder: for what the two hand to each other. Raises ExportError."""
+    """An exported file in a process of its own. folder: for the files that the two processes exchange. Raises
+    ExportError.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,7 +35,7 @@ class EngineProcess:
         return self.ask(open=str(path), threads=threads, precision=precision)
 
     def take(self, images: Tensor) -> None:
-        """What is predicted from now on, (S, 3, H, W)."""
+        """Sets the images of the predictions from now on, (S, 3, H, W)."""
         with temporary_folder(self._folder) as inside:
             write_safetensors(inside / "images.safetensors", {"images": images}, {})
             self.ask(images=str(inside / "images.safetensors"))
@@ -47,7 +49,7 @@ class EngineProcess:
             return {name: value.clone() for name, value in load_file(path).items()}
 
     def run(self) -> None:
-        """Predicts from what it took last, and throws the outputs away."""
+        """Predicts from the images that it received last, and throws the outputs away."""
         self.ask(run=True)
 
     def measure(self, path: Path, images: Tensor, threads: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ INTEGER = ("MatMulInteger", "QLinear", "QGemm", "DynamicQuantize", "ConvInteger"
 
 
 class Session(ABC):
-    """One file in one engine. metadata: what the export said of it. version: of the engine."""
+    """One file in one engine. metadata: as the export wrote it. version: of the engine."""
 
     metadata: dict[str, str]
     version: str
@@ -34,7 +34,7 @@ class Session(ABC):
 
     @abstractmethod
     def ran(self, images: "np.ndarray") -> dict[str, int]:
-        """Matrix products and convolutions of one prediction, by what the engine computed them with."""
+        """Matrix products and convolutions of one prediction, by the kernels that the engine used."""
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises DataError for images of another size than the file takes, or of too many frames."""
@@ -180,7 +180,7 @@ class TorchExport(Session):
 
 
 def arithmetic(ran: dict[str, int], rounds: int = 0) -> str:
-    """What products of quantized layers were computed with, in words, from `Session.ran`."""
+    """The arithmetic of the products of quantized layers, in words, from `Session.ran`."""
     # OpenVINO names a kernel, the type of its products and that of the weights: `FullyConnected brgemm_avx512_i8 i8`.
     if any(name.startswith(INTEGER) or "_i8 " in name.lower() for name in ran):
         return "integer products"

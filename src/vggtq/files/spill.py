@@ -17,7 +17,7 @@ from vggtq.errors import DiskFull
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in the file a tensor lies."""
+    """The place of a tensor in the file."""
 
     offset: int
     shape: torch.Size
@@ -34,8 +34,8 @@ FEWER_SAMPLES = "take fewer samples (calibration.samples=N)"
 
 
 class Overflow:
-    """memory_bytes: what all tensors may take before others go to the file. remedy: what needs less of the disk. content: what
-    the tensors are, for messages.
+    """memory_bytes: the size of all tensors together beyond which further ones go to the file. remedy: an
+    option that needs less of the disk. content: a name of the tensors, for messages.
     """
 
     def __init__(self, memory_bytes: int, remedy: str = FEWER_SAMPLES, content: str = "activations") -> None:

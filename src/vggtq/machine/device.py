@@ -11,13 +11,15 @@ from vggtq.errors import ConfigError, check_choice
 if TYPE_CHECKING:  # the configuration names Device, and is read before anything heavy is imported
     import torch
 
-# The reference kernels may run there; without such a machine nobody has measured whether they compute the same.
+# The reference kernels may run there; without such a machine their results were never checked.
 NO_MPS = "there are no kernels for Apple's GPUs, and none of the others was tested on them; use device=cpu"
 
 
 @dataclass
 class Device:
-    """Where models run. auto: cuda where there is a CUDA GPU, else cpu. threads: CPU threads, null for torch's choice."""
+    """The device that models run on. auto: cuda where there is a CUDA GPU, else cpu. threads: CPU threads, null
+    for torch's choice.
+    """
 
     name: str = "auto"
     threads: int | None = None

@@ -1,4 +1,4 @@
-"""Where a run happened: versions, hardware, commit. Nothing that identifies the machine or its user."""
+"""The environment of a run: versions, hardware, commit. Nothing identifies the machine or its user."""
 
 import functools
 import platform

@@ -1,7 +1,8 @@
-"""What the machine had too little of, memory or disk, as one line with the size that did not fit and a remedy.
+"""Names the resource that ran out, memory or disk, in one line with the size that did not fit and a remedy.
 
-Messages are those of torch's CUDA and CPU allocators, NumPy and the system; where they name no size, neither does the line.
-A process that the kernel kills for lack of memory cannot say anything: its run has no record.
+The messages are those of torch's CUDA and CPU allocators, NumPy and the system. Where they name no size, the
+line names none either. A process that the kernel kills for lack of memory reports nothing, and its run has no
+record.
 """
 
 import errno
@@ -68,7 +69,7 @@ def _readable(number: str, unit: str) -> str:
 
 
 def release_memory() -> None:
-    """Lets go of what a finished run left, for the next one of this process."""
+    """Releases the memory that a finished run left, for the next one of this process."""
     gc.collect()  # models and hooks refer to each other
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""What matplotlib can write on this machine: a font with Chinese characters, if there is one, and no empty boxes."""
+"""A font with Chinese characters for matplotlib, if this machine has one, and text without empty boxes."""
 
 import functools
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def find_cjk_font() -> str | None:
 
 
 def families() -> list[str]:
-    """For `font.family`: matplotlib takes from the second what the first has not."""
+    """For `font.family`: matplotlib takes characters that the first font lacks from the second."""
     return [BASE, *filter(None, [find_cjk_font()])]
 
 

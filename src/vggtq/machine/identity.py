@@ -1,4 +1,4 @@
-"""What changes the bits of a result: hardware, libraries, threads, and the code of a network."""
+"""Everything that changes the bits of a result: hardware, libraries, threads, and the code of a network."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from torch import nn
 from vggtq.machine import native
 from vggtq.machine.source_code import digest_of
 
-# What tells oneDNN, MKL, ATen, our own kernels, cuBLAS and CUDA which instructions and which precision to use.
+# Variables that set the instructions and the precision of oneDNN, MKL, ATen, our own kernels, cuBLAS and CUDA.
 _NUMERIC_VARIABLES = (
     "ONEDNN_",
     "DNNL_",
@@ -26,7 +26,9 @@ _NUMERIC_VARIABLES = (
 
 
 def numeric_machine(device: torch.device) -> dict[str, Any]:
-    """What changes the bits of a result: hardware, libraries, threads, and the switches for instructions and precision."""
+    """Everything on this machine that changes the bits of a result: hardware, libraries, threads, and the
+    switches for instructions and precision.
+    """
     cuda = device.type == "cuda"
     return {
         "device": device.type,
@@ -61,7 +63,7 @@ def code_digest(network: nn.Module) -> str | None:
 
 
 def cpu_name() -> str:
-    """The processor's marketing name, as far as the system tells."""
+    """The processor's marketing name, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -83,7 +83,7 @@ def problem() -> str | None:
 
 
 def describe() -> str:
-    """What runs native kernels, for the record and for --version: the instruction set, or why there are none."""
+    """The instruction set of native kernels or the reason why there are none, for the record and --version."""
     cap = max_level()
     if cap < 0:
         return f"not used: {VARIABLE}=none"

@@ -31,7 +31,7 @@ class PairedLatency:
 
 
 Seconds = dict[str, float | None]
-"""What took how long, for the record; None where nothing was to be done."""
+"""The seconds that each step took, for the record; None where nothing was to be done."""
 
 
 @contextmanager
@@ -110,9 +110,9 @@ def _synchronize(device: "torch.device") -> Callable[[], object]:
 
 
 class OtherWork:
-    """How busy other processes kept this machine within a `with` block: `share` of all processors' time, or None.
+    """The load by other processes in a `with` block: `share` of all processors' time on this machine, or None.
 
-    What a hypervisor gave to other machines counts too. None where there is no /proc/stat.
+    Time that a hypervisor gave to other machines counts too. None where there is no /proc/stat.
     """
 
     share: float | None = None

@@ -1,6 +1,6 @@
-"""What everybody needs to know of a metric, in one entry: how it is computed, which way is better, how and where it is shown.
+"""All facts about a metric in one entry: its computation, the better direction, how and where it is shown.
 
-Imports no torch: the report reads entries, too.
+Imports no torch, because the report reads entries, too.
 """
 
 import math
@@ -19,7 +19,8 @@ ALIGNMENTS = ("median", "lstsq", "none")  # of predicted depth with the true one
 # Where a metric may be shown; the text report and the files for computing have all.
 PLACES = ("terminal", "table", "page", "paper")
 
-# What a metric is computed from, its function's arguments, and where its value stands in the record; in the order of tables.
+# The inputs of a metric (its function's arguments), and the place of its value in the record; in the order of
+# tables.
 SCOPES = {
     "size": "no function: bytes and counts of the record's size.<key>",
     "latency": "no function: latency.references.<reference>.<key>",
@@ -80,7 +81,7 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """What it is known by: mae, pose.auc_30; of a metric against ground truth also the path in the record."""
+        """The name, e.g. mae or pose.auc_30; for a metric against ground truth also the path in the record."""
         if self.scope == "cameras":
             return f"pose.{self.key}"
         return f"{self.scope}.{self.key}" if self.scope in TRUTH else self.key
@@ -118,7 +119,7 @@ class Metric:
         return GRADES[-1]
 
     def described(self) -> dict[str, Any]:
-        """All but the function as plain values: what a record tells of a metric that comes from outside of this package."""
+        """The record of a metric from outside of this package: all but the function, as plain values."""
         values = asdict(self)
         del values["function"]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

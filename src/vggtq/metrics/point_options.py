@@ -1,4 +1,6 @@
-"""Which points of a scene are compared, and where their normals come from; protocols differ in it. Imports nothing heavy."""
+"""The points of a scene that are compared, and the source of their normals; protocols differ in both. Imports
+nothing heavy.
+"""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """Scores of a quantized model's outputs, scene by scene: fidelity against FP32, geometry against ground truth.
 
-A run scores what it has just predicted, `vggtq.rescore` what a run has kept, both by this class.
+A run scores its new predictions, `vggtq.rescore` those that a run has kept; both use this class.
 """
 
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the record says of scores. geometry: None without ground truth. metrics: those from outside of vggtq."""
+    """The scores in the record. geometry: None without ground truth. metrics: those from outside of vggtq."""
 
     fidelity: FidelityResult
     fidelity_scenes: list[SceneErrors]

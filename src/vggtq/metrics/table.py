@@ -156,7 +156,7 @@ def _is_free(metric: Metric) -> bool:
 
 
 def adopt(descriptions: Iterable[Mapping[str, Any]]) -> None:
-    """Enters what a record tells of metrics that its run had from outside, so that reports need not have them."""
+    """Enters the metrics from outside that a record describes, so that reports need not have them."""
     for values in descriptions:
         try:
             metric = from_description(values)
@@ -179,7 +179,7 @@ def named(name: str) -> Metric:
 
 
 def from_outside() -> list[Metric]:
-    """What plugins of this process registered."""
+    """The metrics that plugins of this process registered."""
     built_in = {metric.name for metric in BUILT_IN}
     return [metric for metric in _metrics.values() if metric.name not in built_in and metric.function]
 

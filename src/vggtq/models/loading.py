@@ -1,7 +1,8 @@
-"""From a model's YAML to a network with weights, and what can be asked of it.
+"""From a model's YAML to a network with weights, and the interface to it.
 
-Each network has an adapter, a dataclass that its YAML names: `VGGTModel`, `Pi3Model`, `Pi3XModel`, `OmegaModel`. What they
-share is `CheckpointModel`; a network from outside needs a dataclass with the methods of `ModelConfig`.
+Each network has an adapter, a dataclass that its YAML names: `VGGTModel`, `Pi3Model`, `Pi3XModel`,
+`OmegaModel`. `CheckpointModel` is their common base; a network from outside needs a dataclass with the methods
+of `ModelConfig`.
 """
 
 import copy
@@ -53,12 +54,12 @@ class LoadedModel:
         return {key: value[0].to("cpu", torch.float32) for key, value in outputs.items()}
 
     def bfloat16_twin(self) -> nn.Module:
-        """The network to time under bfloat16 autocast; what it runs in float32 stays as it is."""
+        """The network to time under bfloat16 autocast; its parts in float32 stay as they are."""
         return bfloat16_twin(self.module)
 
 
 class ModelConfig(Protocol):
-    """What the runner asks of a model's dataclass."""
+    """The interface of a model's dataclass that the runner uses."""
 
     name: str
 
@@ -83,7 +84,7 @@ class ModelConfig(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What an artifact says of the network, so that it can be built again: plain values."""
+        """The description of the network in an artifact, so that it can be built again: plain values."""
         ...
 
 
@@ -111,8 +112,9 @@ Stream = WeightStream | MemoryStream
 class CheckpointModel:
     """A network of any size. source: a Hugging Face repository, a checkpoint file or folder, or null for seeded random weights.
 
-    `architecture` has the sections of the network's configuration; what it leaves out is that of the published weights.
-    image_size, mode and patch_size say how images are prepared for it (`vggtq.data.preprocess`).
+    `architecture` has the sections of the network's configuration; keys that it leaves out are those of the
+    published weights. image_size, mode and patch_size say how images are prepared for it
+    (`vggtq.data.preprocess`).
     """
 
     name: str = ""
@@ -285,7 +287,8 @@ def share_parameters(model: nn.Module) -> nn.Module:
 
 
 def bfloat16_twin(model: nn.Module, heads: bool = False) -> nn.Module:
-    """A twin that has already what autocast would convert in every call, but for the parts that the network runs in float32.
+    """A twin with the weights already converted that autocast would convert in every call, except in the parts
+    that the network runs in float32.
 
     heads: dense heads, which networks run in float32, multiply in bfloat16 as well.
 

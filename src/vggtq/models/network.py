@@ -1,7 +1,8 @@
-"""What every network here is to the rest of vggtq: how it is called, and what it declares of itself.
+"""The interface of every network here to the rest of vggtq: the call and the network's declarations.
 
-A network returns what its publication returns; `common_outputs` gives that the names and conventions of `network.outputs`. The
-declarations are those of `network.declared`; calibration runs the network block by block by its `stages` (`network.stages`).
+A network returns the outputs of its publication. `common_outputs` gives them the names and conventions of
+`network.outputs`. The declarations are those of `network.declared`. Calibration runs the network block by block
+by its `stages` (`network.stages`).
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Network(nn.Module):
     kept_tokens = "float32"  # `vggtq.network.memory.Memory.tokens`
 
     def held(self, images: Tensor) -> Held:
-        """What a pass over these images begins with."""
+        """The values that a pass over these images begins with."""
         return (
             {"inputs": images}
             if self.kept_tokens == "float32"
@@ -68,11 +69,13 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def features(self, images: Tensor) -> Tensor:
-        """What a sequence of frames looks like to the network, (D,): its last patch tokens, averaged. images: as `forward`."""
+        """The features of a sequence of frames, (D,): its last patch tokens, averaged. images: as `forward`."""
         raise NotImplementedError
 
     def common_outputs(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What `forward` returned, by the names of `vggtq.network.outputs`; other entries are ignored. Differentiable."""
+        """The outputs of `forward`, by the names of `vggtq.network.outputs`; other entries are ignored.
+        Differentiable.
+        """
         return outputs
 
     def enliven_(self) -> None:
@@ -82,7 +85,7 @@ class Network(nn.Module):
         """Sets the buffers that checkpoints have to the values that training starts with."""
 
     def leave_out_points_(self) -> None:
-        """Drops what only a point map of its own needs, which nobody asked for."""
+        """Drops the parts that only the network's own point map needs, when that map is not requested."""
 
     def bias_masks(self) -> dict[str, str]:
         """Bias to the tensor of the checkpoint, of the same shape, that it is multiplied by when it is loaded."""

@@ -77,7 +77,7 @@ class _Coded:
 
 
 def _partial(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """What q sees of some keys (1, H, L, d), and the logarithm of the sum of its weights (1, H, L, 1)."""
+    """Attention of q over some keys (1, H, L, d), and the logarithm of the sum of its weights (1, H, L, 1)."""
     q = q.to(k.dtype)
     if q.device.type == "cpu":  # without the scores
         out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)

@@ -1,4 +1,4 @@
-"""What a network declares for the quantizer, by methods of these names; networks without them declare nothing."""
+"""Methods by which a network declares properties to the quantizer; networks without them declare nothing."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from vggtq.network.outputs import NAMES
 
 
 def common_outputs(model: nn.Module, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a network gives by the names of `network.outputs`, from what it returned, which it may translate."""
+    """The outputs of a network by the names of `network.outputs`. A network may translate its own names."""
     declared = getattr(model, "common_outputs", None)
     named = declared(outputs) if callable(declared) else outputs
     return {name: named[name] for name in NAMES if name in named}
@@ -55,7 +55,7 @@ class FusedForward(Protocol):
     """Computes a block x (B, N, C) in fewer and larger kernels than its modules."""
 
     def __call__(self, block: Any, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor | None:
-        """What the block computes, or None where its own `forward` has to."""
+        """The output of the block, or None where its own `forward` has to compute it."""
 
     def takes(self, block: Any, x: Tensor) -> bool:
         """Whether it can compute this."""
@@ -66,7 +66,7 @@ class FusedForward(Protocol):
         """Up to the scaled dot products: queries, keys and values, (B, H, N, d) each."""
 
     def finish(self, block: Any, x: Tensor, seen: Tensor) -> Tensor:
-        """What comes behind them. seen: their result, (B, H, N, d)."""
+        """The rest of the block, after the scaled dot products. seen: their result, (B, H, N, d)."""
 
 
 def set_fused_forward_(model: nn.Module, forward: FusedForward | None) -> list[str]:
@@ -95,8 +95,9 @@ def prenorm_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def residual_units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules whose class sets `residual_unit = True`, with their dotted names.
 
-    Such a unit computes u + conv2(ReLU(conv1(u))) with u = ReLU(x), or with x in front where its `plain_skip` is true. Its
-    forward calls `fused_forward(self, x)` first, if that is set, and returns what it gives unless that is None.
+    Such a unit computes u + conv2(ReLU(conv1(u))) with u = ReLU(x), or with x in front where its `plain_skip`
+    is true. Its forward calls `fused_forward(self, x)` first, if that is set, and returns its result unless
+    that is None.
     """
     for name, module in list(model.named_modules()):
         if getattr(module, "residual_unit", False):

@@ -1,4 +1,4 @@
-"""What bounds the memory of a pass (`vggtq.network.bounded`); each lever is an option of its own. Imports nothing heavy."""
+"""Options that bound the memory of a pass (`vggtq.network.bounded`), one per lever. Imports nothing heavy."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from vggtq.terminal.options import option
 TOKENS = ("float32", "bfloat16", "disk")
 KEYS = ("float32", "int8")
 KEY_BLOCK = 256  # keys of a head that share a scale where they are coded
-CHUNK_TOKENS = 4096  # where something has to run in chunks, and nothing says how large
+CHUNK_TOKENS = 4096  # where chunks are needed and no option gives their size
 
 
 @dataclass

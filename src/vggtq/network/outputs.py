@@ -1,9 +1,10 @@
-"""What networks predict: names and conventions that all share. What a network does not give is absent.
+"""Names and conventions of predictions that all networks share. An output that a network lacks is absent.
 
 pose_enc (S, 9): translation, quaternion x, y, z, w, vertical and horizontal field of view (`vggtq.geometry.decode_pose`).
 extrinsics (S, 3, 4): world to camera, of a network without a field of view. depth (S, H, W, 1), along the optical axis.
-depth_conf (S, H, W): of depth and whatever has no confidence of its own, higher is better. world_points (S, H, W, 3),
-world_points_conf (S, H, W). The first camera is the world frame; the unit is the network's own.
+depth_conf (S, H, W): of depth and of each output without a confidence of its own, higher is better.
+world_points (S, H, W, 3), world_points_conf (S, H, W). The first camera is the world frame; the unit is the
+network's own.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """A forward pass as a row of calls of submodules, so that it can be stopped between them.
 
-A network that has `stages(held)` finds its input in held["inputs"], keeps there every tensor that a later call needs, and
-yields (name of a submodule, a function that makes its arguments); it is sent what that returned. `stage_names()` are all names
-in the order of the calls. Between two calls a pass has its tensors in `held` and nowhere else, so that many can wait in front
-of one block with most of them on disk.
+A network that has `stages(held)` finds its input in held["inputs"], keeps there every tensor that a later call
+needs, and yields (name of a submodule, a function that makes its arguments); it is sent the result of that
+call. `stage_names()` are all names in the order of the calls. Between two calls a pass has its tensors in
+`held` and nowhere else, so that many can wait in front of one block with most of them on disk.
 """
 
 from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
@@ -22,7 +22,7 @@ WAITING_BYTES = 2**30  # of waiting passes that stay in memory
 
 
 def run_stages(model: nn.Module, stages: Stages) -> Any:
-    """What `stages` returns after a whole pass; names are those of submodules of `model`."""
+    """The return value of `stages` after a whole pass; names are those of submodules of `model`."""
     output = None
     while True:
         try:
@@ -46,7 +46,9 @@ def within(prefix: str, stages: Stages) -> Stages:
 
 
 class StagedPasses:
-    """One pass per batch, all waiting in front of the same stage. memory_bytes: what they may hold outside of the disk."""
+    """One pass per batch, all waiting in front of the same stage. memory_bytes: the most that they may hold
+    outside of the disk.
+    """
 
     def __init__(
         self, model: nn.Module, batches: Sequence[Tensor], memory_bytes: int = WAITING_BYTES
@@ -59,7 +61,7 @@ class StagedPasses:
     def before(self, stage: str) -> Iterator["_Pass"]:
         """The passes one after the other, each run up to the call of `stage`, which a later one must not precede.
 
-        What lies between runs as it is by now: quantized, where it has been quantized.
+        The stages between run in their present state: quantized, where they have been quantized.
         """
         for waiting in self._passes:
             while waiting.stage != stage:

@@ -1,4 +1,4 @@
-"""`budget_gb=`: the plan that fits, before the model is loaded, and what was measured against it."""
+"""`budget_gb=`: the plan that fits, before the model is loaded, and its comparison with the measured peak."""
 
 import logging
 from collections import Counter
@@ -75,7 +75,9 @@ class Budget:
         self._shapes = Shapes.of(skeleton, header.scheme.attention == "int8")
 
     def choose(self, inputs: Inputs, wanted: Memory, windows: Windows) -> Plan:
-        """The first plan of the ladder that fits; windows come last. Raises ConfigError where none does, with what would."""
+        """The first plan of the ladder that fits; windows come last. Raises ConfigError where none does; the
+        message names settings that would fit.
+        """
         release_free_memory()
         held = inputs.images.nbytes if isinstance(inputs.images, Tensor) else 0
         sizes = _Sizes(len(inputs.names), inputs.size_hw, (rss_bytes() or peak_rss_bytes()) - held)
@@ -99,7 +101,7 @@ class Budget:
         return next((plan for plan in plans if plan.bytes <= self.bytes), None)
 
     def _most(self, sizes: "_Sizes", memory: Memory, in_windows: bool) -> int:
-        """How many images the network may see together: of windows of all images, or if there were no others."""
+        """The most images the network may see together: in windows of all, or if there were no others."""
 
         def planned(frames: int) -> Plan:
             return self._plan(sizes, memory, frames, max(sizes.images, frames + 1) if in_windows else frames)
@@ -108,7 +110,9 @@ class Budget:
         return min(most, sizes.images - 1) if in_windows else most
 
     def _refusal(self, sizes: "_Sizes", levers: Sequence[Memory], together: int, auto: bool) -> str:
-        """What is wrong with images or windows of so many images. auto: whether windows of fewer would fit."""
+        """The error message about too many images, all `together` of them or windows of them. auto: whether
+        windows of fewer would fit.
+        """
         least = smallest([self._plan(sizes, memory, together) for memory in levers])
         in_windows = together < sizes.images
         most = max(self._most(sizes, memory, in_windows) for memory in levers)
@@ -135,7 +139,7 @@ def tell(chosen: Plan) -> None:
 
 
 def compared(chosen: Plan) -> dict[str, Any]:
-    """What the index says of the plan, with the peak of this process; printed, too."""
+    """The index's entry about the plan and the measured peak of this process; both peaks are logged."""
     measured = peak_rss_bytes()
     log.info("memory  %s GiB predicted, %s GiB measured", gib(chosen.bytes), gib(measured))
     return {
@@ -155,7 +159,7 @@ def _up(size: int) -> str:
 
 
 def _weights(skeleton: Network, header: Header, path: Path) -> dict[str, int]:
-    """Bytes in memory by the name of a tensor: what is quantized as it is stored, all else in float32."""
+    """Bytes in memory by the name of a tensor: quantized ones as they are stored, all others in float32."""
     users = Counter(entry.codes for entry in header.layers)
     floats = skeleton.state_dict(keep_vars=True)
     sizes = {name: 4 * floats[name].numel() for name in floats}
@@ -186,7 +190,7 @@ _ITEM = {
 
 
 def _warm_up() -> None:
-    """Loads what the libraries of torch load when they are first used, so that it counts before the plan."""
+    """Loads the parts that torch's libraries load on first use, so that they count before the plan."""
     with torch.inference_mode():
         x = torch.zeros(1, 8, 32, 32)
         x = torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))

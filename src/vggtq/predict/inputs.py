@@ -1,4 +1,4 @@
-"""Which images are meant by `images=`, and what the files made from them are called."""
+"""The images that `images=` names, and the names of the files made from them."""
 
 import glob
 import os
@@ -68,7 +68,7 @@ def read_inputs(
     patch_size: int = 14,
     on_disk: bool = False,
 ) -> Inputs:
-    """Finds and prepares the images. What lies in `out` is never taken for an input. Raises DataError.
+    """Finds and prepares the images. Files in `out` are never used as input. Raises DataError.
 
     on_disk: images wait in a temporary file, and are made into network input when they are asked for.
     """

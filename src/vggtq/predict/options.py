@@ -13,7 +13,7 @@ OF_LAUNCHERS = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.")
 
 @dataclass(kw_only=True)
 class Options:
-    """What to predict from what, and how to write it down."""
+    """The model and images of a prediction, and the files to write."""
 
     model: str = option(
         "a model file that vggtq export wrote",

@@ -33,12 +33,12 @@ Choice = Callable[[int, Frame], NDArray[np.bool_]]
 
 
 def finite(_: int, values: Frame) -> NDArray[np.bool_]:
-    """Where there is a number."""
+    """A mask of the finite values."""
     return np.asarray(np.isfinite(values))
 
 
 def positive(_: int, values: Frame) -> NDArray[np.bool_]:
-    """Where there is a number above 0, as every depth is."""
+    """A mask of the finite values above 0, as every depth is."""
     with np.errstate(invalid="ignore"):
         return np.asarray(np.isfinite(values) & (values > 0))
 

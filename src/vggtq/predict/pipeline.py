@@ -1,4 +1,4 @@
-"""From options to files: reads the images, runs the network once on all of them, writes what it saw."""
+"""From options to files: reads the images, runs the network once on all of them, writes its predictions."""
 
 import gc
 import logging
@@ -49,7 +49,9 @@ FITTED = "the model predicts no field of view: focal lengths are fitted to its p
 
 @dataclass(frozen=True)
 class _How:
-    """How every model sees the images. windows: None for all of them at once; `place` is for their files."""
+    """The settings with which every model sees the images. windows: None for all of them at once; `place` is
+    for their files.
+    """
 
     memory: Memory
     device: torch.device
@@ -114,7 +116,7 @@ def predict(options: Options, argv: list[str]) -> None:
 
 
 def _memory(options: Options, chosen: Plan | None) -> dict[str, Any]:
-    """What the index says of levers, where there are any."""
+    """The index's entry about levers, where there are any."""
     if chosen:
         return {"memory": {"budget_gb": options.budget_gb} | compared(chosen)}
     return {"memory": {"levers": dict(vars(options.memory))}} if options.memory.bounds else {}
@@ -145,7 +147,7 @@ def _loaded(file: str, head: bool, memory: Memory, device: torch.device) -> Quan
     if memory.bounds:
         bound_(loaded.module, memory)
     if not head and isinstance(loaded.module, Network):
-        # what nobody asked for needs no time and no memory
+        # outputs that are not requested need no time and no memory
         loaded.module.leave_out_points_()
     return loaded
 

@@ -1,8 +1,8 @@
-"""How much memory a prediction of VGGT takes, from shapes alone, and which levers bring it below a budget.
+"""The memory that a prediction of VGGT needs, from shapes alone, and the levers that bring it below a budget.
 
-Blocks run in chunks here, so that what grows with the number of frames can be counted on one hand: the residual stream, the
-output of a block, keys and values, the tokens that wait for the heads, maps. What a chunk takes besides is counted tensor by
-tensor, once for the widest moment of a block and for those of a dense head.
+Blocks run in chunks here, so that only few things grow with the number of frames: the residual stream, the
+output of a block, keys and values, the tokens that wait for the heads, maps. The other memory of a chunk is
+counted tensor by tensor, once for the widest moment of a block and for those of a dense head.
 """
 
 import math
@@ -20,7 +20,7 @@ FLOAT = 4  # bytes
 BLOCK_WIDTHS = (
     13  # tensors (tokens, C) in the widest moment of a block with its MLP four times as wide, see `_chunk`
 )
-LIBRARIES = 48 * MIB  # what kernels load and keep when they are first used
+LIBRARIES = 48 * MIB  # loaded and kept by kernels when they are first used
 SHEET = 48 * MIB  # for drawing the preview
 HEAD_SCRATCH = 40 * MIB  # of convolutions, beside a copy of their weights
 BLOCK_SCRATCH = 8 * MIB  # of products
@@ -41,7 +41,9 @@ LADDER = (
 
 @dataclass(frozen=True)
 class Shapes:
-    """What of a network and its inputs decides on memory. dim: C of a token; kept: layers that heads read."""
+    """The properties of a network and its inputs that determine the memory. dim: C of a token; kept: layers
+    that heads read.
+    """
 
     dim: int
     heads: int
@@ -79,7 +81,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Stage:
-    """A moment of the prediction. parts: bytes beside the process and the weights, by what they are for."""
+    """A moment of the prediction. parts: bytes beside the process and the weights, by their purpose."""
 
     name: str
     parts: dict[str, int]
@@ -145,10 +147,10 @@ def plan(
     loading: int = 0,
     images: int | None = None,
 ) -> Plan:
-    """What a prediction takes whose network sees `frames` images together, with these levers.
+    """The memory of a prediction whose network sees `frames` images together, with these levers.
 
-    loading: bytes that only loading takes. images: how many there are; if more than `frames`, they are seen in windows, and of
-    all images `process` counts those of one window.
+    loading: bytes that only loading needs. images: their number; if there are more than `frames`, they are seen
+    in windows, and `process` counts the images of one window only.
     """
     loads = Stage("loading", {"tensors on their way": loading})
     network = (
@@ -177,7 +179,7 @@ def choices(wanted: Memory) -> Iterator[Memory]:
 
 
 def largest(planned: Callable[[int], Plan], budget: int) -> int:
-    """How many images fit into so many bytes at most, 0 for none. planned: the plan of a number of images."""
+    """The most images that fit into `budget` bytes, 0 for none. planned: the plan of a number of images."""
     low, high = 0, 1
     while planned(high).bytes <= budget:
         low, high = high, 2 * high
@@ -275,7 +277,7 @@ def _head(shapes: Shapes, frames: int, size_hw: tuple[int, int]) -> int:
     enlarged = features // 2 * 4 * areas[0] + map_
     out = (
         4 * max(shapes.outputs, default=0) * pixels
-    )  # of the last convolution, in another order, and what is made of it
+    )  # of the last convolution, in another order, and the values made from it
     full = max(
         frames * max(enlarged, map_ + inside + out), (frames + 2) * map_
     )  # with its positions in two orders
@@ -295,7 +297,7 @@ def _writing(shapes: Shapes, frames: int, size_hw: tuple[int, int], weights: int
 
 
 def _keeping(shapes: Shapes, frames: int, size_hw: tuple[int, int]) -> Stage:
-    """A window is written to its file: what the network gave, and the maps that are made of it."""
+    """A window is written to its file: the outputs of the network, and the maps made from them."""
     maps = frames * size_hw[0] * size_hw[1] * FLOAT
     return Stage("keeping a window", {"maps": maps * 2 * sum(shapes.outputs)})
 

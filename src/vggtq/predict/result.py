@@ -1,4 +1,4 @@
-"""A prediction in plain arrays: what the network said, with cameras decoded and padding marked."""
+"""A prediction in plain arrays: the network's outputs, with cameras decoded and padding marked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from vggtq.predict.per_frame import Maps, positive, values
 
 
 class PredictionError(VggtqError):
-    """A network's output of which no depth or camera can be made."""
+    """A network's output that gives no depth or camera."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Prediction:
 
     @cached_property
     def camera_size(self) -> float:
-        """How deep viewers draw the frustum of a camera: a tenth of the median depth, in the network's unit."""
+        """The depth of a camera's frustum in viewers: a tenth of the median depth, in the network's unit."""
         usable = values(self.depth, positive)
         return float(np.median(usable, overwrite_input=True)) / 10 if usable.size else 0.1
 

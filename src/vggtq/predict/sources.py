@@ -1,4 +1,6 @@
-"""The model files of a prediction: one, or two that are compared; what their headers say is checked before any is loaded."""
+"""The model files of a prediction: one, or two that are compared; their headers are checked before any is
+loaded.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ class Source:
         return model_of(self.header.model) if self.header.model else VGGTModel()
 
     def described(self) -> dict[str, Any]:
-        """What the index says of it."""
+        """The description of the model file in the index."""
         path, header = Path(self.file), self.header
         return {
             "file": path.name,
@@ -46,7 +48,7 @@ class Source:
 
 
 def read_sources(options: Options) -> list[Source]:
-    """The model, and what it is compared with. Raises ConfigError or WeightsError."""
+    """The model, and the one that it is compared with. Raises ConfigError or WeightsError."""
     given = {"model": options.model, "compare": options.compare}
     sources = [Source(key, file, _header(key, file)) for key, file in given.items() if file is not None]
     for other in sources[1:]:
@@ -55,7 +57,7 @@ def read_sources(options: Options) -> list[Source]:
 
 
 def _header(key: str, file: str) -> Header:
-    """The header of a model file. For other names the error tells the command that makes a file."""
+    """The header of a model file. For other names the error gives the command that makes a file."""
     if not Path(file).expanduser().exists():
         if file in config_names("model"):
             raise ConfigError(

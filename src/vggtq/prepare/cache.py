@@ -1,8 +1,8 @@
-"""What later runs need not compute again, in subfolders of the folder `cache`, one for each `Kind`.
+"""Results that later runs need not compute again, in subfolders of the folder `cache`, one for each `Kind`.
 
-The identity of an entry is everything that its numbers depend on: the weights, the settings and the code of the network, the
-packages of vggtq that compute it, the machine, and what each kind adds. Another identity is another entry, so nothing can go
-stale.
+The identity of an entry is everything that its numbers depend on: the weights, the settings and the code of the
+network, the packages of vggtq that compute it, the machine, and the additions of each kind. Another identity is
+another entry, so nothing can go stale.
 """
 
 import hashlib
@@ -26,7 +26,9 @@ VECTORS = ("mean_abs", "largest", "special", "ordinary")
 
 @dataclass(frozen=True)
 class Kind:
-    """What one subfolder holds. packages: of vggtq, all whose code can change the numbers. limit_bytes: of the subfolder."""
+    """The content of one subfolder. packages: of vggtq, all whose code can change the numbers. limit_bytes: of
+    the subfolder.
+    """
 
     folder: str
     content: str
@@ -46,10 +48,10 @@ TRAININGS = Kind("finetune", "fine-tunings", ("models", "network", "prepare", "q
 def cache_of(kind: Kind, place: str | None, settings: ModelConfig, model: LoadedModel) -> TensorCache:
     """The cache of one model on its device. place: the folder of all kinds, None for none.
 
-    settings: what made the network knows whatever shapes it besides its weights.
+    settings: the options that made the network; they contain everything besides its weights that shapes it.
     """
     code = code_digest(model.module)
-    # Without its code, a network that was changed cannot be told from one that was not.
+    # Without its code, a changed network cannot be distinguished from an unchanged one.
     folder = Path(place) / kind.folder if place and code else None
     identity = {
         "what": kind.folder,

@@ -1,4 +1,4 @@
-"""Which of many candidates to calibrate on: no outliers, and as different from each other as they come.
+"""Selects calibration samples from many candidates: no outliers, and as different from each other as possible.
 
 Noise-filtered diverse sampling as in QuantVGGT (Feng et al. 2025, arXiv 2509.21302), on the network's own features: candidates
 whose distance to their nearest neighbours is out of the ordinary (robust z-score of Iglewicz and Hoaglin 1993, above 3.5) are
@@ -36,7 +36,7 @@ def diverse(features: np.ndarray, count: int, seed: int) -> Selection:
     centres, _ = kmeans2(scaled[usable], count, minit="++", seed=np.random.default_rng(seed), missing="warn")
     distance = cdist(centres, scaled[usable])
     chosen: list[int] = []
-    # An empty cluster has no candidate of its own: it takes the nearest that is left.
+    # An empty cluster has no candidate of its own: it gets the nearest one that is left.
     for row in distance:
         row[chosen] = np.inf
         chosen.append(int(np.argmin(row)))

@@ -1,7 +1,7 @@
 """Bits per layer of a model that was loaded: sensitivities on the calibration samples, measured or cached, and their record.
 
-The numbers come from `quant.bits.sensitivity`, the choice from `quant.bits.allocate`; here is what both need of a network, its
-samples and a run. Only calibration samples are looked at, never an evaluated scene.
+The numbers come from `quant.bits.sensitivity`, the choice from `quant.bits.allocate`; this module prepares the
+network, samples and run for both. Only calibration samples are looked at, never an evaluated scene.
 """
 
 import logging
@@ -97,7 +97,7 @@ def _with_graph(module: nn.Module, scenes: Sequence[Tensor], index: int) -> dict
 
 
 def _identity(config: Config, samples: Samples) -> dict[str, Any]:
-    """What sensitivities depend on beyond the network, the code and the machine; no budget."""
+    """Everything that sensitivities depend on beyond the network, the code and the machine; no budget."""
     recipe = asdict(config.scheme)
     for key in ("name", "mixed"):
         del recipe[key]
@@ -114,7 +114,7 @@ def _identity(config: Config, samples: Samples) -> dict[str, Any]:
 def find_bits(
     config: Config, model: LoadedModel, samples: Samples, steps: Steps
 ) -> tuple[Allocation, AllocationEntry]:
-    """The allocation for config.scheme and what the record says of it. Raises QuantizationError."""
+    """The allocation for config.scheme and its entry in the record. Raises QuantizationError."""
     sensitivities, cached = measured(config, model, samples, steps)
     allocation = allocate(config.scheme, sensitivities)
     widths = Counter(allocation.scheme.mixed.bits.values())

@@ -61,7 +61,7 @@ class Samples:
     cache: CalibrationCache | None = None
     _overflow: Overflow = field(default_factory=lambda: Overflow(IMAGE_BYTES))
     _selected: bool = False
-    notes: list[str] = field(default_factory=list)  # decisions, and what went wrong with caches
+    notes: list[str] = field(default_factory=list)  # decisions, and problems with caches
 
     @classmethod
     def of(cls, calibration: Calibration) -> "Samples":
@@ -109,7 +109,7 @@ class Samples:
         return Images(self.scenes, self._overflow)
 
     def prepare(self, config: Config, model: LoadedModel) -> tuple[Images, CalibrationCache]:
-        """What `quantize_` needs: the inputs, (1, S, 3, H, W) each, and the cache of what layers see of them."""
+        """Arguments of `quantize_`: the inputs, (1, S, 3, H, W) each, and the cache of layer statistics."""
         self.select_(model.module)
         statistics = cache_of(STATISTICS, config.cache, config.model, model)
         self.notes += statistics.notes

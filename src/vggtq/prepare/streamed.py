@@ -16,7 +16,7 @@ from vggtq.terminal.progress import Steps
 
 
 def streamed(config: Config, steps: Steps) -> Quantized:
-    """What `vggtq.prepare.quantized.quantize` makes, for a scheme that needs no data; no kernel is prepared to run it."""
+    """As `vggtq.prepare.quantized.quantize`, for a scheme that needs no data; prepares no kernel to run it."""
     device = use_device(config)
     check(config)
     steps.step(f"quantizing {config.model.name} to {config.scheme.label}")
@@ -29,7 +29,7 @@ def streamed(config: Config, steps: Steps) -> Quantized:
     tensors = HashingReader(stream.get)
 
     def fetch(parameter: Tensor) -> Tensor:
-        # What is kept must not keep the file mapped.
+        # A kept tensor must not keep the file mapped.
         return tensors.get(names[id(parameter)]).to(device, copy=id(parameter) not in selected)
 
     def on_layer(done: int, total: int) -> None:

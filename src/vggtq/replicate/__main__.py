@@ -20,7 +20,7 @@ from vggtq.terminal.options import option
 
 @dataclass
 class Options:
-    """Which table, which of its rows, and where."""
+    """The table, those of its rows to measure, and the output folder."""
 
     paper: str = option("the table", choices=papers())
     rows: list[str] = option("these rows and the float row; without any, all that can be measured", [])

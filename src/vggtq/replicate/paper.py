@@ -1,4 +1,6 @@
-"""A published table as data: conf/replicate/*.yaml, with its source, its protocol, and what the protocol leaves open."""
+"""A published table as data: conf/replicate/*.yaml, with its source, its protocol, and the points that the
+protocol leaves open.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from vggtq.metrics.table import metrics
 FOLDER = CONF / "replicate"
 EXPERIMENT = "+experiment=replicate"
 AVERAGES = ("scenes", "categories")
-# Keys that say where something lies or how it is computed, not what is measured.
+# Keys for places of files and for the computation, which do not change the measured quantity.
 PLACES = (
     "dataset.root",
     "calibration.dataset.root",
@@ -31,10 +33,10 @@ PLACES = (
 class PublishedRow:
     """One row. run: overrides of `vggtq run`; null for a method that does not exist here, which is printed and not measured.
 
-    values: metric by name (`pose.auc_30`) in the record's units. kept: the share of the float row's value that the source
-    states instead, at least. A row with neither is ours: it is measured by what its float row is measured by, and has no
-    published value. baseline: the float row of this row, where it is not that of the table. assumed: what this row's
-    description leaves open.
+    values: metric by name (`pose.auc_30`) in the record's units. kept: the share of the float row's value that
+    the source states instead, at least. A row with neither is ours: it is measured by the metrics of its float
+    row, and has no published value. baseline: the float row of this row, where it is not that of the table.
+    assumed: the points that this row's description leaves open.
     """
 
     label: str
@@ -47,8 +49,8 @@ class PublishedRow:
 
 @dataclass
 class Paper:
-    """One table. run: overrides of all rows; data: those that choose the data, left out where the user gives `dataset=`; needs:
-    overrides that only the user can give, with what they are.
+    """One table. run: overrides of all rows; data: those that choose the data, left out where the user gives
+    `dataset=`; needs: overrides that only the user can give, with a description of each.
 
     average: whether the source averages over scenes, or over categories and within each over its scenes. baseline: the row of
     the float model.
@@ -79,7 +81,7 @@ class Paper:
         return self.rows[name].baseline or self.baseline
 
     def values(self, name: str) -> dict[str, float | None]:
-        """What is measured of a row, with the published values; None where the row is ours."""
+        """The metrics to measure for a row, with the published values; None where the row is ours."""
         row, base = self.rows[name], self.float_row(name)
         if row.values or row.kept or name == base:
             return dict(row.values)
@@ -114,14 +116,14 @@ def overrides(paper: Paper, row: PublishedRow, extra: Sequence[str]) -> list[str
 
 
 def deviations(paper: Paper, extra: Sequence[str]) -> list[str]:
-    """Those of the user's overrides that change what is measured."""
+    """Those of the user's overrides that change the measured quantity."""
     return [
         o for o in extra if not any(_key(o) == place or _key(o).startswith(f"{place}.") for place in PLACES)
     ]
 
 
 def missing(paper: Paper, extra: Sequence[str]) -> dict[str, str]:
-    """What the paper needs and the overrides do not give; nothing of a data set or model that they replace."""
+    """The paper's needs that the overrides do not meet; nothing of a data set or model that they replace."""
     given = {_key(override) for override in extra}
     groups = {key for key in given if "." not in key}
     return {

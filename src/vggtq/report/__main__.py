@@ -20,7 +20,9 @@ from vggtq.terminal.options import option
 
 @dataclass
 class Options:
-    """What to report, and how. Every option but the folders may be written with the prefix report."""
+    """The folders to report on, and the form of the report. Every option but the folders may be written with
+    the prefix report.
+    """
 
     folders: list[str] = option("where to look for records, at any depth", ["outputs"], words="FOLDERS")
     lang: str = option("language of the report", "en", choices=("en", "zh"))

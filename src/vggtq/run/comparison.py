@@ -1,4 +1,4 @@
-"""Two models on the same scenes: how far the quantized one is from FP32, and from the truth, and what it costs."""
+"""Two models on the same scenes: distances of the quantized one from FP32 and from the truth, and its cost."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -51,7 +51,8 @@ class Baseline:
     def numbers(
         self, name: str, images: Tensor, images_sha256: str, measure: Callable[[], dict[str, float | None]]
     ) -> tuple[dict[str, float | None], bool]:
-        """What `measure` returns about the FP32 model on these images, cached like its outputs; None values are kept.
+        """The numbers that `measure` returns about the FP32 model on these images, cached like its outputs;
+        None values are kept.
 
         Bytes and seconds depend on all code that loads and predicts and on the allocator, not on the network alone.
         """
@@ -93,7 +94,7 @@ class Comparison:
     twin: nn.Module
     device: torch.device
     predictions: Predictions | None = None  # where they are kept, if they are
-    engine: EngineRun | None = None  # what runs the quantized model, if not torch
+    engine: EngineRun | None = None  # the program that runs the quantized model, if not torch
     scenes: list[SceneEntry] = field(default_factory=list)
     cached: list[bool] = field(default_factory=list)  # scene by scene: the FP32 outputs came from the cache
     first: Scene | None = None
@@ -113,7 +114,7 @@ class Comparison:
     def add(self, scene: Scene, seconds: Seconds, steps: Steps) -> None:
         """Predicts one scene with the quantized model, and with FP32 where the cache has no outputs; enters the differences."""
         described = describe_scene(scene)
-        seconds.setdefault("predict_reference", None)  # what came from the cache took no prediction
+        seconds.setdefault("predict_reference", None)  # cached outputs needed no prediction
 
         def predict() -> dict[str, Tensor]:
             with timed(seconds, "predict_reference"):
@@ -159,7 +160,7 @@ class Comparison:
         record.fidelity_scenes, record.metrics = scored.fidelity_scenes, scored.metrics
 
     def _described_baseline(self) -> BaselineEntry:
-        """Where the FP32 outputs came from, scene by scene."""
+        """The origin of the FP32 outputs, scene by scene."""
         scenes = [CachedScene(s.name, cached) for s, cached in zip(self.scenes, self.cached, strict=True)]
         computed = self.cached.count(False)
         reason = "all FP32 outputs came from the cache, so that predicting them took no time"

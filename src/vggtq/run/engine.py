@@ -70,7 +70,7 @@ class EngineRun:
         return self._process.predict(images)
 
     def take(self, images: Tensor) -> None:
-        """What `run` predicts from now on."""
+        """Sets the images that `run` predicts from now on."""
         self._process.take(images)
 
     def run(self) -> None:

@@ -93,7 +93,7 @@ def keep(record: Record, folder: Path) -> None:
 
 
 def _run(config: Config, folder: Path, record: Record, steps: Steps, cleanup: ExitStack) -> None:
-    """The one path: every line adds what it found to the record."""
+    """The single path of a run: every line adds its findings to the record."""
     from vggtq.machine.environment import environment
     from vggtq.machine.timing import timed
     from vggtq.network.bounded import bound_
@@ -178,7 +178,9 @@ def _scenes(dataset: "Dataset") -> "Iterator[Scene]":
 
 
 def _domain_notes(config: Config) -> list[str]:
-    """What to know where a model, or its calibration, meets images of another kind than it was made on."""
+    """Notes on a model, or its calibration, that meets images of another kind than it was made on. Logs them as
+    warnings.
+    """
     model, dataset = config.model, config.dataset.name
     notes = calibration_notes(config.calibration.name if config.scheme.needs_calibration else None, dataset)
     if getattr(model, "domain", None) not in (None, dataset):

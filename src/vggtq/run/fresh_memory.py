@@ -97,7 +97,9 @@ def measure_in_process(
     predictions: int = 1,
     memory: Memory | None = None,
 ) -> Numbers:
-    """What `vggtq run peak_memory` prints, with this process's number of threads. Raises CannotMeasureError."""
+    """The numbers that `vggtq run peak_memory` prints, with this process's number of threads. Raises
+    CannotMeasureError.
+    """
     options = [f"model={model}", f"images={images}", f"device={device.type}", f"precision={precision}"]
     options += [f"threads={torch.get_num_threads()}", f"predictions={predictions}"]
     options += [f"plugins=[{','.join(plugin.module for plugin in loaded_plugins())}]"]

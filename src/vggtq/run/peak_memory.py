@@ -1,7 +1,8 @@
 """`vggtq run peak_memory`: the memory that one model needs, measured in a process that does nothing else.
 
-Within a run, two models, their outputs and whatever the allocator keeps are alive, so that a peak there says little about
-either. The level before loading is that of Python, torch and vggtq alone; what a model adds is above it.
+Within a run, two models, their outputs and the memory that the allocator keeps are alive, so that a peak there
+says little about either. The level before loading is that of Python, torch and vggtq alone; the memory that a
+model adds lies above it.
 """
 
 import json
@@ -32,7 +33,7 @@ from vggtq.terminal.options import option
 
 @dataclass
 class Options:
-    """What to load and what to predict."""
+    """The model to load and the images to predict."""
 
     model: str = option(
         "a model file that vggtq export wrote",
@@ -87,7 +88,7 @@ def measure(
     loaded = load(model, device)
     if precision == "bfloat16":
         loaded.module = loaded.bfloat16_twin()
-        release_free_memory()  # a float32 file is not what this model would be loaded from
+        release_free_memory()  # this model would not be loaded from a float32 file
     if memory and memory.bounds:
         bound_(loaded.module, memory)
     load_seconds = time.perf_counter() - started

@@ -1,8 +1,9 @@
-"""`vggtq sensitivity`: what rounding each layer to each width costs the outputs, as table, JSON, CSV and picture.
+"""`vggtq sensitivity`: the cost to the outputs of rounding each layer to each width, as table, JSON, CSV and
+picture.
 
-The command line is that of a run (model=, scheme=, calibration=, …): the scheme says which layers, in which groups and how
-they are rounded; bits=[2,3,4,8] are the widths to try. Errors are those of `vggtq.metrics.fidelity`, relative: of one output
-‖q - r‖ / ‖r‖, and their mean over the outputs, over the calibration samples.
+The command line is that of a run (model=, scheme=, calibration=, …): the scheme defines the layers, their
+groups and their rounding; bits=[2,3,4,8] are the widths to try. Errors are those of `vggtq.metrics.fidelity`,
+relative: of one output ‖q - r‖ / ‖r‖, and their mean over the outputs, over the calibration samples.
 """
 
 import csv
@@ -40,7 +41,7 @@ SHOWN = 20  # rows of the printed table; files have all
 
 @dataclass
 class Options:
-    """What to measure; everything else is the configuration of a run."""
+    """The settings of the measurement; everything else is the configuration of a run."""
 
     bits: list[int] = option("widths to try", [2, 3, 4, 5, 6, 8])
     method: str = option(

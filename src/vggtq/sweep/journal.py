@@ -47,7 +47,7 @@ class Journal:
             _remove_if_dead(left)
         journal = cls((sweep_dir / f"{PREFIX}{uuid.uuid4().hex}").absolute())
         journal.folder.mkdir(parents=True)
-        # Without locks nobody removes what may be alive.
+        # Without locks nothing is removed that may be alive.
         with contextlib.suppress(OSError, NotImplementedError):
             journal._lock.acquire()
         (journal.folder / "terminal").write_text(json.dumps(_terminal()))
@@ -56,7 +56,7 @@ class Journal:
 
     @classmethod
     def current(cls) -> "Journal | None":
-        """That of the sweep which this process belongs to."""
+        """The journal of the sweep that this process belongs to."""
         folder = os.environ.get(SWEEP_VARIABLE)
         return cls(Path(folder)) if folder else None
 
@@ -83,7 +83,7 @@ class Journal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _shares_terminal(self) -> bool:
-        """Whether what this process prints is seen where the sweep was started."""
+        """Whether the output of this process is seen where the sweep was started."""
         try:
             return bool(json.loads((self.folder / "terminal").read_text()) == _terminal())
         except (OSError, ValueError):

@@ -168,7 +168,7 @@ def _check_objectives(objectives: Mapping[str, str]) -> None:
 
 
 def _ask_again(study: Any) -> None:
-    """What was under way when the search was killed fails, and its options are the next to be tried."""
+    """Marks jobs that a killed search left running as failed; their options are the next to be tried."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(states=(TrialState.RUNNING,)):

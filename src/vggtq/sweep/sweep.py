@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 class Beginning(Callback):
-    """What is wrong with options that change no number is refused here: no record of theirs may replace a good one."""
+    """Refuses wrong options that change no number, before a record of theirs could replace a good one."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -70,7 +70,7 @@ class Sweep:
         self._lost.append(entry)
 
     def end(self) -> list[Entry]:
-        """What became of the jobs."""
+        """Ends the sweep, and returns the entries of all its jobs."""
         self._over.set()
         entries = [*self.journal.entries(), *self._lost]
         self.journal.end()
@@ -93,7 +93,9 @@ def jobs_run_here() -> bool:
 
 
 def enter(entry: Entry) -> None:
-    """Tells the sweep, if there is one, what became of a job. Raises OSError where nobody else could tell."""
+    """Reports the outcome of a job to the sweep, if there is one. Raises OSError where nothing else could
+    report it.
+    """
     journal = Journal.current()
     if journal is None:
         return
@@ -112,7 +114,7 @@ def summarize() -> bool:
         return True
     entries = _sweep.end()
     _sweep = None
-    if not entries:  # nothing began, and whoever ends the sweep says why
+    if not entries:  # nothing began, and the code that ends the sweep gives the reason
         return False
     by_folder = {entry.folder: entry for entry in entries}  # equal configurations share a folder
     records = {folder: record_in(Path(folder)) for folder in by_folder}

@@ -23,7 +23,7 @@ METRICS = ("size", "fidelity", "geometry", "latency", "memory", "seconds")  # of
 
 @dataclass(frozen=True)
 class Tracked:
-    """What every tracker gets."""
+    """The data that every tracker receives."""
 
     project: str
     name: str

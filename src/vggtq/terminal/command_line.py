@@ -1,4 +1,4 @@
-"""How a command begins and ends: help, version and completion, its options, one line for an error, an exit status."""
+"""Beginning and end of a command: help, version, completion, options, one line for an error, exit status."""
 
 import os
 import sys
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 def version_text() -> str:
-    """What `--version` of every command prints: ours, and which native kernels this CPU runs."""
+    """The output of `--version` of every command: our version, and the native kernels that this CPU runs."""
     return f"{__version__}\nnative CPU kernels: {native.describe()}\n"
 
 
 def tell(text: str) -> None:
-    """Prints; whoever reads may stop early, as `head` does."""
+    """Prints; the reading program may stop early, as `head` does."""
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
@@ -81,7 +81,7 @@ def execute(argv: Sequence[str] | None, command: Command[T], work: Callable[[T],
 
 
 def entry(command: Command[T], work: Callable[[T], int | None]) -> Callable[..., int]:
-    """The `main(argv=None)` of a command's module, which returns what `execute` does."""
+    """The `main(argv=None)` of a command's module, which returns the result of `execute`."""
 
     def main(argv: Sequence[str] | None = None) -> int:
         return execute(argv, command, work)

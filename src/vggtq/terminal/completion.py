@@ -15,7 +15,7 @@ from vggtq.terminal.options import options_of
 FLAGS = ("-sc", "--shell-completion")
 INSTALL, UNINSTALL = "install=bash", "uninstall=bash"
 
-# Bash splits words at the signs of COMP_WORDBREAKS, = among them, and expects what follows the last one.
+# Bash splits words at the signs of COMP_WORDBREAKS, = among them, and expects the text after the last one.
 SCRIPT = r"""_vggtq() {
     local line=${COMP_LINE:0:$COMP_POINT} word prefix=
     word=${line##* }
@@ -36,7 +36,9 @@ def typed_words() -> list[str]:
 
 
 def answer(asked: str, command: Command[Any] | None) -> str:
-    """What `vggtq COMMAND -sc ASKED` prints; without a command, what `vggtq -sc ASKED` does. Raises ConfigError."""
+    """The output of `vggtq COMMAND -sc ASKED`; without a command, that of `vggtq -sc ASKED`. Raises
+    ConfigError.
+    """
     if asked == INSTALL:
         return SCRIPT
     if asked == UNINSTALL:
@@ -53,7 +55,9 @@ def answer(asked: str, command: Command[Any] | None) -> str:
 
 
 def handed_over() -> str:
-    """The command in the line that is being typed, if it is complete; from then on the line holds what follows it."""
+    """The command in the line that is being typed, if it is complete; from then on the line holds the text
+    after it.
+    """
     words = typed_words()
     name, rest = named(words[:-1])
     if name:

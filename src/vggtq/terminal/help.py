@@ -17,11 +17,11 @@ KINDS = {int: "integer", float: "number", bool: "true|false"}
 
 @dataclass(frozen=True)
 class Command(Generic[T]):
-    """What a command is called, takes and does; its line is in COMMANDS.
+    """The name of a command, its options and its help; its line is in COMMANDS.
 
-    examples: what follows the name. notes: shown below the options. complete: further candidates for the words so far, of
-    which the last one is being typed. wrong_usage: the exit status after a ConfigError.
-    before: makes of the arguments those that are read as options.
+    examples: the words after the name. notes: shown below the options. complete: further candidates for the
+    words so far, the last one being typed. wrong_usage: the exit status after a ConfigError. before: turns the
+    arguments into those that are read as options.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Command(Generic[T]):
 
 
 def help_text(command: Command[Any], argv: Sequence[str] = ()) -> str:
-    """What `vggtq COMMAND --help` prints; argv: the other arguments."""
+    """The output of `vggtq COMMAND --help`; argv: the other arguments."""
     called = f"vggtq {command.name}"
     notes = command.notes if isinstance(command.notes, str) else command.notes(argv)
     parts = [
@@ -63,7 +63,7 @@ def _subcommands(name: str) -> str:
 
 
 def overview() -> str:
-    """What `vggtq --help` prints."""
+    """The output of `vggtq --help`."""
     return f"""\
 vggtq {__version__}: which quantization of VGGT should you ship?
 
@@ -79,7 +79,7 @@ vggtq COMMAND --help shows what a command takes. Tab completion: eval "$(vggtq r
 
 
 def _usage(options: type) -> str:
-    """Words first, then what has to be given."""
+    """Words first, then the required options."""
     found = fields(options)
     words = [
         f.metadata["words"] if required(f) else f"[{f.metadata['words']}]"
@@ -101,7 +101,7 @@ def _rows(options: type) -> list[tuple[str, str, str]]:
 
 
 def type_name(option: "Field[Any]", hint: Any) -> str:
-    """How the help calls what an option takes."""
+    """The name, in the help, of the values that an option accepts."""
     kinds = [] if get_origin(hint) is list else [kind for kind in get_args(hint) if kind is not NoneType]
     kind, *named = kinds or [hint]
     items = get_args(kind)[0] if get_origin(kind) is list else kind

@@ -1,6 +1,6 @@
 """The options of a command are the fields of a dataclass; `key=value` arguments set them.
 
-A field says what it means, which values it takes, and whether words without `=` set it; parsing, `--help` and tab completion
+A field has its meaning, its values, and whether words without `=` set it; parsing, `--help` and tab completion
 read it there.
 """
 
@@ -32,8 +32,8 @@ def option(
 ) -> Any:
     """A field of a dataclass of options; one without default has to be given.
 
-    words: takes arguments without `=`, a list all of them; shown in the usage by this name. missing: what to do where it is
-    not given. rest: a list that takes every argument that is no option of the command.
+    words: accepts arguments without `=`, a list all of them; shown in the usage by this name. missing: the
+    remedy where it is not given. rest: a list that receives every argument that is no option of the command.
     """
     facts = {
         "meaning": meaning,
@@ -115,7 +115,7 @@ def required(option: "Field[Any]") -> bool:
 
 
 def unknown(argument: str, known: Sequence[str]) -> str:
-    """What to say of an argument that is none of the known options."""
+    """The message for an argument that is none of the known options."""
     key, equals, _ = argument.partition("=")
     bare = key.lstrip("-").replace("-", "_")
     if key in known:

@@ -1,10 +1,10 @@
-"""Which option was meant: what other programs call it, else the one that is spelled most alike."""
+"""Finds the option that was meant: by the names of other programs, else by the most similar spelling."""
 
 from collections.abc import Collection
 
 from vggtq.errors import did_you_mean
 
-# What to use (the first that the command has), and the names under which other programs know it.
+# The option to use (the first that the command has), and its names in other programs.
 NAMES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("bits",), "num_bits n_bits nbits weight_bits w_bits wbit wbits bit_width bitwidth precision_bits"),
     (("group_size",), "groupsize q_group_size block_size quant_group_size gs"),

@@ -1,1 +1,1 @@
-"""What training the small model takes beyond the network: data, losses, schedule."""
+"""The parts of training the small model beyond the network: data, losses, schedule."""

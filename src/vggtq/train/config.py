@@ -1,4 +1,4 @@
-"""What a training is made of, and how it changes over time; conf/train.yaml has every number and says what it is for."""
+"""Ingredients of a training and their change over time; conf/train.yaml has every number and its purpose."""
 
 import math
 from dataclasses import dataclass, field
@@ -92,7 +92,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is."""
+    """The progress of a training."""
 
     step: int
     seconds: float  # of training, over all sittings

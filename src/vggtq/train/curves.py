@@ -24,7 +24,7 @@ QUALITY = {
 
 @dataclass
 class Options:
-    """What to read and what to write."""
+    """The log to read and the picture to write."""
 
     log: str = option(
         "what the training wrote", words="LOG", missing="vggtq train curves log.jsonl curve.png"

@@ -26,7 +26,7 @@ from vggtq.terminal.options import option
 from vggtq.train.exchange import exchange_test
 
 DATASETS: dict[str, type[Procedural]] = {"objects": Objects, "rooms": Rooms}
-TRAINING_SCENES = 64  # of which the constant predictor takes the averages
+TRAINING_SCENES = 64  # the constant predictor uses their averages
 TRAINING_SEED = 1  # not the training's own
 AT_A_TIME = 16  # scenes, so that a few hundred of them need little memory
 INLIER = 1.03
@@ -36,7 +36,7 @@ Scores = dict[str, np.ndarray]
 
 @dataclass
 class Options:
-    """Which scenes, and which weights."""
+    """The scenes, and the weights to evaluate."""
 
     dataset: str = option("what the scenes show", "objects", choices=tuple(DATASETS))
     scenes: int = option("of the test split", 64, least=2)
@@ -130,7 +130,7 @@ def point_error(predicted: Tensor, truth: Tensor) -> float:
 
 
 def constant_outputs(training: Frames, truth: Frames) -> dict[str, Tensor]:
-    """What is predicted without looking: no rotation, and the averages of other scenes.
+    """Predictions without a look at the images: no rotation, and the averages of other scenes.
 
     Per place in the sequence the mean translation and mean point map, the mean field of view, the mean depth map;
     averaged over `training`, each scene at a mean point distance of 1. The same for each scene of `truth`.

@@ -1,8 +1,9 @@
-"""How much of the pose accuracy needs the other frames: frames of a scene are replaced by those of other scenes.
+"""The part of the pose accuracy that needs other frames: frames of a scene are replaced by those of others.
 
-A network that recognises the azimuth of a camera in one image, from a cue that all scenes share, scores without ever looking
-at two images together, and says nothing about global attention. Here every frame meets only frames of one foreign scene, the
-same ones each time; poses towards these are composed to relative poses between the scene's own frames and scored as usual.
+A network that recognises the azimuth of a camera in one image, from a cue that all scenes share, scores without
+ever looking at two images together. Such a score says nothing about global attention. Here every frame meets
+only frames of one foreign scene, the same ones each time. Poses towards these are composed to relative poses
+between the scene's own frames and scored as usual.
 """
 
 from collections.abc import Callable

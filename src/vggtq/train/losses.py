@@ -82,7 +82,7 @@ def dense_loss(predicted: Tensor, confidence: Tensor, truth: Tensor) -> Tensor:
 
 
 def matching_targets(points: Tensor, depth: Tensor, poses: Tensor, intrinsics: Tensor, patch: int) -> Tensor:
-    """Which patch of frame j shows the centre of patch p of frame i: (B, S, P, S) int64, −1 for none.
+    """The patch of frame j that shows the centre of patch p of frame i: (B, S, P, S) int64, −1 for none.
 
     points: (B, S, H, W, 3) world; depth: (B, S, H, W); poses: (B, S, 3, 4); intrinsics: (B, S, 3, 3), pixels.
     """
@@ -101,11 +101,11 @@ def matching_targets(points: Tensor, depth: Tensor, poses: Tensor, intrinsics: T
 
 
 def patch_geometry(points: Tensor, depth: Tensor, intrinsics: Tensor, patch: int) -> Tensor:
-    """What a patch's token should know about the surface at its centre: (B, S, P, 6).
+    """The targets for a patch's token about the surface at its centre: (B, S, P, 6).
 
-    Its world point (3), the logarithm of its depth, and where the first frame's image plane would show it (2), in units of
-    half the image, ±2 at most. points: (B, S, H, W, 3) world, the first camera's frame; depth: (B, S, H, W); intrinsics:
-    (B, S, 3, 3).
+    The world point (3), the logarithm of the depth, and the place where the first frame's image plane would
+    show the point (2), in units of half the image, ±2 at most. points: (B, S, H, W, 3) world, the first
+    camera's frame; depth: (B, S, H, W); intrinsics: (B, S, 3, 3).
     """
     height, width = points.shape[2:4]
     centres = points[:, :, patch // 2 :: patch, patch // 2 :: patch].flatten(2, 3)
@@ -153,7 +153,7 @@ class AttentionTap:
         return hook
 
     def loss(self, model: VGGT, batch: Batch) -> Tensor:
-        """How far the attention is from the patches that show the same surface, the mean over the blocks."""
+        """Distance of the attention from the patches that show the same surface, averaged over the blocks."""
         config = model.config.aggregator
         grid = (batch.size_hw[0] // config.patch_size, batch.size_hw[1] // config.patch_size)
         special, width = model.aggregator.patch_start_idx, config.embed_dim // config.num_heads

@@ -40,7 +40,7 @@ SCHEMES = {
 
 @dataclass
 class Options:
-    """How much to measure on."""
+    """The number of scenes to measure on."""
 
     scenes: int = option(f"of the split {SPLIT}", 32, least=1)
 

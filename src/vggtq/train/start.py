@@ -1,4 +1,4 @@
-"""Where a short training starts: weights of which every part matters from the first step."""
+"""Weights to start a short training from; every part of them matters from the first step."""
 
 import math
 
@@ -13,7 +13,7 @@ from vggtq.train.config import TrainConfig
 
 
 def first_model(config: TrainConfig) -> VGGT:
-    """What the first step works on: the weights that the configuration names, or random ones."""
+    """The network at the first step: with the weights that the configuration names, or random ones."""
     model = fresh_model(config)
     if config.start:
         load_weights_(model, config.start, None)
@@ -21,9 +21,10 @@ def first_model(config: TrainConfig) -> VGGT:
 
 
 def compile_blocks(model: VGGT, tapped: list[int]) -> None:
-    """Fuses what is cheap to fuse: one graph per shape serves all blocks of a kind.
+    """Fuses the parts that are cheap to fuse: one graph per shape serves all blocks of a kind.
 
-    The global blocks in `tapped` stay as they are, since what their hooks record would be lost inside a graph.
+    The global blocks in `tapped` stay as they are, since the recordings of their hooks would be lost inside a
+    graph.
     """
     untapped = [block for i, block in enumerate(model.aggregator.global_blocks) if i not in tapped]
     for block in (*model.aggregator.frame_blocks, *untapped):
@@ -52,7 +53,8 @@ def fresh_model(config: TrainConfig) -> VGGT:
 
 
 def _show_positions(model: VGGT) -> None:
-    """Sines and cosines as the first position table: matches mean nothing to a camera that cannot tell where they lie.
+    """Sines and cosines as the first position table: matches are useless to a camera without knowledge of their
+    positions.
 
     The published start, normal numbers of deviation 0.02, is drowned by the patches' contents.
     """

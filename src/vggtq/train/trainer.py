@@ -72,7 +72,7 @@ def optimizer_for(model: VGGT, readout: nn.ModuleDict, config: TrainConfig) -> t
 
 
 def computing_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What linears and convolutions compute in; `auto` is bfloat16 where the device has it in hardware."""
+    """The dtype of linears and convolutions; `auto` is bfloat16 where the device has it in hardware."""
     if precision == "auto":
         precision = "bfloat16" if has_bf16(device) else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -137,7 +137,7 @@ class Trainer:
         return Progress(self.step, self.seconds)
 
     def run(self) -> None:
-        """Trains to the end of the schedule, or until this sitting's time is over or somebody stops it."""
+        """Trains to the end of the schedule, or until this sitting's time is over or it is stopped."""
         started = saved = time.monotonic()
         before, recent = self.seconds, []
         while not self._over(before):

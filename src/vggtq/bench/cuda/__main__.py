@@ -48,7 +48,7 @@ MOST_COPIES = 32
 
 @dataclass
 class Options:
-    """What to measure."""
+    """The parts to measure, the settings of the measurement, and the file to write."""
 
     parts: list[str] = option(
         "shapes: every scheme's linear at VGGT-1B's shapes; rows: packed weights straight from the codes against dequantizing "

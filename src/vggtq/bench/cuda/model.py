@@ -1,7 +1,7 @@
 """VGGT end to end on a GPU: the best BF16 model against every scheme, all as CUDA graphs, in pairs.
 
-The reference is in bfloat16 throughout, with SDPA's FlashAttention; it runs as a plain graph and with compiled blocks, and what
-is faster of both is what every scheme is measured against.
+The reference is in bfloat16 throughout, with SDPA's FlashAttention; it runs as a plain graph and with compiled
+blocks, and every scheme is measured against the faster of both.
 """
 
 import copy
@@ -59,7 +59,7 @@ def variant(base: nn.Module, scheme: Scheme | None, device: torch.device, mode: 
 
 
 def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What is compared, in float32. images: (S, 3, H, W)."""
+    """The outputs to compare, in float32. images: (S, 3, H, W)."""
     with torch.no_grad():
         found = model(images)
     return {name: found[name].float() for name in COMPARED}
@@ -121,7 +121,7 @@ def _prepared(
     exact: dict[str, Tensor],
     device: torch.device,
 ) -> Prepared:
-    """A model as a captured graph, and what is known of it before it meets its reference."""
+    """A model as a captured graph, and the facts known of it before the comparison with its reference."""
     gc.collect()  # modules hold each other; what is left of an earlier model would be counted as this one's
     before = torch.cuda.memory_allocated(device)
     model = variant(base, scheme, device, mode)

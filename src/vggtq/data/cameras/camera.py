@@ -1,4 +1,4 @@
-"""What every file of cameras is read into, and the four conventions in which files write poses.
+"""The form into which every camera file is read, and the four conventions in which files write poses.
 
 A convention names the axes of a camera and the direction of its matrix: opencv (x right, y down, z forward) or opengl
 (x right, y up, z backward); w2c maps world to camera, c2w camera to world. vggtq itself uses opencv_w2c.
@@ -41,8 +41,9 @@ class Camera:
 class CameraList:
     """All cameras of a file, in its order.
 
-    metric: poses are in metres; files: what was read; named: images are names, to be looked for among the photographs;
-    depth_scale: grey levels of a depth map per scene unit; no_depth: the grey level that says so, besides 0.
+    metric: poses are in metres; files: those that were read; named: images are names, to be looked for among
+    the photographs; depth_scale: grey levels of a depth map per scene unit; no_depth: the grey level that says
+    so, besides 0.
     """
 
     cameras: Sequence[Camera]

@@ -1,4 +1,4 @@
-"""Which file has the cameras of a folder of photographs, and how it is read: known by its name and content."""
+"""Finds and reads the camera file of a folder of photographs. A file is recognized by its name and content."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -20,7 +20,7 @@ from vggtq.terminal.options import option
 
 LICENCE = "ETH3D: CC BY-NC-SA 4.0, https://www.eth3d.net (non-commercial; cite Schöps et al., CVPR 2017)"
 BASE_URL = "https://www.eth3d.net/data/"
-ARCHIVES = {  # part: what its file name ends in
+ARCHIVES = {  # part: the end of its file name
     "undistorted": "dslr_undistorted",
     "jpg": "dslr_jpg",
     "depth": "dslr_depth",
@@ -32,7 +32,7 @@ KNOWN_BYTES = {"courtyard_dslr_undistorted.7z": 500_990_569}
 
 @dataclass
 class Options:
-    """What to download from where."""
+    """The scenes and parts to download, the address they come from, and their folder."""
 
     scenes: str = option(
         f"separated by commas: {', '.join(SCENES)}", words="SCENES", missing="vggtq download courtyard"
@@ -52,7 +52,7 @@ COMMAND = Command(
 
 
 def check_url(url: str) -> str:
-    """The address of a mirror's folder with its last slash. Raises ConfigError for what is no web address."""
+    """A mirror's folder with its last slash. Raises ConfigError for anything but a web address."""
     try:
         parts = urllib.parse.urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -64,7 +64,8 @@ def check_url(url: str) -> str:
 
 
 def download(scene: str, root: Path, parts: Sequence[str], base_url: str) -> None:
-    """Fetches and unpacks the archives of a scene below root; what is unpacked already is left alone.
+    """Fetches and unpacks the archives of a scene below root; archives that are unpacked already are left
+    alone.
 
     parts: keys of ARCHIVES. Raises DataError, MissingExtraError, and OSError where root cannot be written to.
     """

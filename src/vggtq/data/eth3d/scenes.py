@@ -85,7 +85,7 @@ class ETH3D(Selection):
         return Scene(self.scene, images, tuple(files), truth, tuple(notes))
 
     def available(self) -> int:
-        """How many images its scenes have. Raises DataError."""
+        """The number of images of its scenes. Raises DataError."""
         calibrations = [
             Path(self.root).expanduser() / name / "dslr_calibration_undistorted" for name in self.names
         ]

@@ -1,8 +1,9 @@
 """Random captures of objects on a table: solids, surfaces, light and cameras, all from one integer per scene.
 
-Axes are OpenCV's with gravity along +y. The origin lies under the middle of the table, at the height of the room's centre.
-What differs from scene to scene: which objects stand where, every colour and pattern, where the table stands in its room and
-where an arc begins. No cue is the same in all scenes, so one image alone tells the elevation of a camera and never its azimuth.
+Axes are OpenCV's with gravity along +y. The origin lies under the middle of the table, at the height of the
+room's centre. Scenes differ in the objects and their places, in every colour and pattern, in the place of the
+table in its room and in the start of an arc. No cue is the same in all scenes, so one image alone shows the
+elevation of a camera but never its azimuth.
 """
 
 import math
@@ -64,7 +65,9 @@ def random_layout(seeds: Sequence[int], frames: int, path: str = "orbit") -> Lay
 
 
 def _solids(draws: Draws, room: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres, half sizes and yaws. What a scene does without lies far outside of the room, where no ray sees it."""
+    """Centres, half sizes and yaws. Parts that a scene does not use lie far outside of the room, where no ray
+    meets them.
+    """
     count = len(KINDS)
     size = draws.uniform(0, 1, count, 3)
     half = torch.stack(
@@ -123,7 +126,7 @@ def _posters(draws: Draws, room: Tensor, centre: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Path:
-    """Where S cameras of B scenes stand and look, each (B, S) or (B, S, 3); angles in radians."""
+    """Positions and directions of S cameras in B scenes, each (B, S) or (B, S, 3); angles in radians."""
 
     azimuth: Tensor
     elevation: Tensor

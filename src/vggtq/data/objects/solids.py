@@ -31,7 +31,9 @@ def depth_of(solid: Tensor, towards: Tensor, origin: Tensor, x: Tensor, y: Tenso
 
 
 def intervals(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays o + t·d, (K, 3, P) in the frames of all solids, enter and leave them, (K, P); entry > exit for a miss."""
+    """The values of t, (K, P), at which rays o + t·d enter and leave the solids; entry > exit for a miss. The
+    rays, (K, 3, P), are in the frames of all solids.
+    """
     o, d = o.transpose(0, 1), d.transpose(0, 1)  # axis first
     parts = [_box(o[:, :1], d[:, :1]), _box(o[:, BOXES], d[:, BOXES])]
     parts += [_cylinder(o[:, CYLINDERS], d[:, CYLINDERS]), _round(o[:, ELLIPSOIDS], d[:, ELLIPSOIDS])]

@@ -1,4 +1,4 @@
-"""What surfaces of captured objects look like: two colours in a smooth solid pattern, under a slow tint.
+"""The look of surfaces of captured objects: two colours in a smooth solid pattern, under a slow tint.
 
 A colour depends on the surface point alone, so all frames agree on it, and it is a smooth function of that point with a known
 steepness: patterns finer than a pixel fade out instead of flickering. A pattern is a polynomial of three sines, which covers
@@ -148,7 +148,7 @@ def colours(columns: Tensor, x: Tensor, y: Tensor, z: Tensor, footprint: Tensor)
     pattern = weights[0] * a + weights[1] * a * c + weights[2] * c * b + weights[3] * (a + b + c) + weights[4]
     blur = footprint * 0.5 * (frequency[0] + frequency[2])  # radians a pixel
     edge = torch.rsqrt(1 / (steep * steep) + blur * blur)
-    # What a pixel cannot resolve fades to the pattern's mean, so that a surface has one colour from near and far.
+    # Detail below a pixel fades to the pattern's mean, so that a surface has one colour from near and far.
     fade = (1.4 - 0.25 * blur).clamp(0, 1)
     mix = amount * (0.5 + 0.5 * fade * (pattern * edge).clamp(-1, 1))
     return first + mix * (second - first) + tint * slow

@@ -50,7 +50,7 @@ def pixel_rays(size_hw: tuple[int, int], focal: Tensor, samples: int) -> Tensor:
 
 
 def cast(solids: Solids, centre: Tensor, rotation: Tensor, rays: Tensor) -> Hits:
-    """What the rays (B, S, 3, P) hit first. centre: (B, S, 3), rotation: (B, S, 3, 3) scene to camera."""
+    """The first hits of the rays (B, S, 3, P). centre: (B, S, 3), rotation: (B, S, 3, 3) scene to camera."""
     best: Hits | None = None
     for k, kind in enumerate(solids.kinds):
         to_solid = solids.rotation[:, k, None] @ rotation.mT

@@ -52,7 +52,7 @@ def colours(faces: Tensor, uv: Tensor) -> Tensor:
 
 
 def _pattern(uv: Tensor, pattern: Tensor, seed: Tensor) -> Tensor:
-    """How much of the second colour (N,) the pattern shows at uv, in cells."""
+    """The share of the second colour, (N,), that the pattern shows at uv, in cells."""
     cell = uv.floor()
     parity = (cell[0] + cell[1]).remainder(2)
     patch = _unit(_hash(cell[0].int(), cell[1].int(), seed))

@@ -30,7 +30,7 @@ Getter = Callable[[str], Tensor]
 
 
 class StoredTensors:
-    """What a checkpoint holds. layout: name to (shape, dtype), known before data is read."""
+    """The tensors that a checkpoint holds. layout: name to (shape, dtype), known before data is read."""
 
     def __init__(
         self,

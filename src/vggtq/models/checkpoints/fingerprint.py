@@ -13,7 +13,7 @@ from vggtq.models.checkpoints.source import Kind
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Where weights come from; `fingerprint` says what they are."""
+    """The origin of weights; `fingerprint` identifies the weights themselves."""
 
     source: str  # repository, file or folder name, never a machine's own path
     kind: Kind

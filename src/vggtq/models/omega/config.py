@@ -8,7 +8,9 @@ from vggtq.models.vggt.config import DPTConfig, check_hidden, divides
 
 @dataclass(frozen=True)
 class AggregatorConfig:
-    """`depth` frame blocks and as many blocks between frames, of which the listed ones see special tokens only."""
+    """`depth` frame blocks and as many blocks between frames; the listed ones of the latter see special tokens
+    only.
+    """
 
     patch_size: int = 16
     embed_dim: int = 1024
@@ -47,7 +49,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """Which heads exist; one that is off has no parameters and adds no outputs."""
+    """The heads that exist; one that is off has no parameters and adds no outputs."""
 
     camera: bool = True
     depth: bool = True

@@ -19,7 +19,7 @@ from vggtq.network.tokens import PREFIX, TokenLayer, batch_of
 
 
 def _parts(layer: int) -> tuple[str, str]:
-    """What the outputs of its frame block and of its block between frames are called where heads read them."""
+    """The names by which heads read the outputs of a layer's frame block and of its block between frames."""
     return f"{PREFIX}{layer}.frame", f"{PREFIX}{layer}.between"
 
 
@@ -209,7 +209,7 @@ class Omega(Network):
                 module.reset_buffers_()
 
     def enliven_(self) -> None:
-        # Tokens of a millionth tell neither the first frame nor a camera from a register.
+        # Tokens of a millionth distinguish neither the first frame nor a camera from a register.
         for token in (self.aggregator.camera_token, self.aggregator.register_token):
             token.mul_(1e6)
         if self.camera_head is not None:

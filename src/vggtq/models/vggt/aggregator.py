@@ -31,7 +31,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def _parts(layer: int) -> tuple[str, str]:
-    """What the outputs of its frame block and its global block are called where heads read them."""
+    """The names by which heads read the outputs of a layer's frame block and of its global block."""
     return f"{PREFIX}{layer}.frame", f"{PREFIX}{layer}.global"
 
 
@@ -85,7 +85,9 @@ class Aggregator(nn.Module):
         return {i: layer.whole() for i, layer in self.kept(held, batch_of(images)).items()}
 
     def kept(self, held: Held, batch: tuple[int, int]) -> dict[int, TokenLayer]:
-        """What `forward` returns, after a pass by `stages` of B sequences of S frames; put together when it is asked for."""
+        """The token layers that `forward` returns, after a pass by `stages` of B sequences of S frames; a layer
+        is put together when it is asked for.
+        """
         layers = sorted(self.keep & set(range(len(self.frame_blocks))))  # training runs the first few alone
         return {i: TokenLayer(held, _parts(i), batch) for i in layers}
 
@@ -106,7 +108,7 @@ class Aggregator(nn.Module):
         head_dim = dim // self.config.num_heads
         rope = rope_table(grid, self.patch_start_idx, head_dim, self.config.rope_freq, device)
         held["cos"], held["sin"] = rope
-        # The same positions in every frame: rotary angles do not tell frames apart.
+        # The same positions in every frame: rotary angles do not distinguish frames.
         held["all_cos"], held["all_sin"] = (part.repeat(frames, 1) for part in rope)
         del rope
         seen = seen_tokens(grid, self.patch_start_idx, frames, self.key_stride, device)

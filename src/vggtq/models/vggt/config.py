@@ -88,7 +88,7 @@ class TrackHeadConfig:
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """Which heads exist; one that is off has no parameters and adds no outputs."""
+    """The heads that exist; one that is off has no parameters and adds no outputs."""
 
     camera: bool = True
     depth: bool = True

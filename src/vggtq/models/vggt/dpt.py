@@ -95,7 +95,7 @@ class Scratch(nn.Module):
 
 
 class DPT(nn.Module):
-    """What the three heads share: token layers to one fused feature map per frame."""
+    """The common part of the three heads: token layers to one fused feature map per frame."""
 
     frames_at_a_time = 8
 

@@ -81,9 +81,10 @@ def _sincos(positions: Tensor, count: int, base: float) -> Tensor:
 def seen_tokens(
     grid: tuple[int, int], special: int, frames: int, stride: int, device: torch.device
 ) -> Tensor | None:
-    """Which of the tokens of S frames are keys: special ones, and patches of every `stride`-th row and column; None for all.
+    """The indices of the tokens of S frames that are keys: special ones, and patches of every `stride`-th row
+    and column; None for all.
 
-    The rows and columns that are taken lie in the middle of those that they stand for.
+    The chosen rows and columns lie in the middle of those that they stand for.
     """
     if stride == 1:
         return None

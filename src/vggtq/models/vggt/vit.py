@@ -71,7 +71,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def merge(self, seen: Tensor) -> Tensor:
-        """What queries saw (B, H, N, d) to (B, N, C)."""
+        """The outputs of the heads, (B, H, N, d), merged and projected to (B, N, C)."""
         return self.proj(seen.transpose(1, 2).flatten(2))
 
 
@@ -126,7 +126,7 @@ class Block(nn.Module):
         return self._fed_forward(x)
 
     def _steps(self, x: Tensor) -> tuple[Project, Finish]:
-        """What comes before and behind scaled dot products."""
+        """The computations before and behind scaled dot products."""
         fused = self.fused_forward
         if fused is not None and fused.takes(self, x):
             return partial(fused.project, self), partial(fused.finish, self)

@@ -1,1 +1,1 @@
-"""What `vggtq predict` writes of a prediction, one kind of file per module."""
+"""The files that `vggtq predict` writes of a prediction, one kind of file per module."""

@@ -65,7 +65,7 @@ def _frame(prediction: Prediction, frame: int, path: Path) -> dict[str, Any]:
 
 
 def _image(prediction: Prediction, frame: int, path: Path) -> str:
-    """Where the image lies, from the folder of `path`."""
+    """The path of the image, relative to the folder of `path`."""
     image = prediction.inputs.root / prediction.inputs.names[frame]
     return Path(os.path.relpath(image, path.parent.resolve())).as_posix()
 

@@ -22,7 +22,7 @@ FILES = ("cameras.txt", "images.txt", "points3D.txt")
 
 
 def name_notes(names: tuple[str, ...]) -> list[str]:
-    """What COLMAP makes of these names. Raises DataError for one that no line of a text file can hold."""
+    """Notes on names that COLMAP reads only in part. Raises DataError for one that no line of text can hold."""
     for name in names:
         if len(name.splitlines()) != 1 or not _is_text(name):
             raise DataError(f"{name!r}: a name with a line break or of another encoding; rename the image")

@@ -31,19 +31,19 @@ def write_png16(path: Path, depth: NDArray[np.float32], scale: float) -> None:
     """depth (H, W) ≈ level · scale, wrong by at most half of scale (by scale for the very nearest); level 0: no depth."""
     levels = np.zeros(depth.shape, np.uint16)
     usable = positive(0, depth)
-    # 0 stands for no depth, so what would round to it becomes 1
+    # 0 stands for no depth, so a depth that would round to it becomes 1
     levels[usable] = np.rint(depth[usable].astype(np.float64) / scale).clip(1, LEVELS) if scale else 0
     _save(path, Image.fromarray(levels))
 
 
 def write_scale(path: Path, scale: float) -> None:
-    """What the grey levels of 16-bit PNGs mean."""
+    """Writes the meaning of the grey levels of 16-bit PNGs."""
     meaning = {"scale": scale, "depth": "level * scale", "level_0": "no depth", "unit": "of cameras.json"}
     write_text(path, json.dumps(meaning, indent=1) + "\n")
 
 
 def colour_range(maps: Maps) -> tuple[float, float]:
-    """The 2nd and 98th percentile of what is finite, never equal."""
+    """The 2nd and 98th percentile of the finite values, never equal."""
     found = values(maps)
     if not found.size:
         return 0.0, 1.0

@@ -60,7 +60,9 @@ def write_rrd(path: Path, shown: Sequence[tuple[str, Cloud]]) -> None:
 
 
 def open_viewer(path: Path) -> None:
-    """Shows a recording in a window that outlives this process. Where none can be opened, a note says what to do."""
+    """Shows a recording in a window that outlives this process. Where none can be opened, a note gives the
+    remedy.
+    """
     command = [sys.executable, "-m", "rerun", str(path)]
     none = subprocess.DEVNULL
     process = subprocess.Popen(command, start_new_session=True, stdin=none, stdout=none, stderr=none)
@@ -78,7 +80,7 @@ def open_viewer(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Scene:
-    """What one model sees, below the entity `root`."""
+    """The scene as one model sees it, below the entity `root`."""
 
     root: str
     title: str

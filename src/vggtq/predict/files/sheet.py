@@ -44,7 +44,7 @@ def write_sheet(path: Path, prediction: Prediction, caption: str) -> None:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where things are, in inches: rows of input, depth and confidence, in two columns of rows when there are many."""
+    """The layout in inches: rows of input, depth and confidence, in two columns of rows when there are many."""
 
     frames: int
     cell_height: float
@@ -126,7 +126,7 @@ def _labels(names: tuple[str, ...]) -> list[str]:
 
 
 def shorten(name: str, columns: int = NAME_COLUMNS) -> str:
-    """The end of a name that is too wide, after an ellipsis: it is the part that tells frames apart.
+    """The end of a name that is too wide, after an ellipsis: this part distinguishes frames.
 
     >>> shorten("a/very/deep/folder/0001.jpg", 12), shorten("short.jpg")
     ('…er/0001.jpg', 'short.jpg')

@@ -1,4 +1,4 @@
-"""Which folders `scenes=` means, and what each scene is called."""
+"""The folders that `scenes=` names, and the name of each scene."""
 
 import glob
 import hashlib
@@ -11,7 +11,7 @@ from vggtq.data.select import count, natural_key
 from vggtq.errors import ConfigError, DataError
 
 INDEX = "scenes.json"  # in out, beside the folders of the scenes
-JOBS = ".jobs"  # in out: what the processes of one command share, and what a launcher writes
+JOBS = ".jobs"  # in out: files that the processes of one command share, and the files of a launcher
 NAMED = 3  # scenes that a message names
 
 
@@ -28,7 +28,7 @@ class Scene:
 
 
 def find_scenes(patterns: Sequence[str], out: Path) -> list[Scene]:
-    """The folders that the patterns match, each once, by name in natural order. What lies in `out` is no scene.
+    """The folders that the patterns match, each once, by name in natural order. A folder in `out` is no scene.
 
     Raises DataError where nothing matches or a folder has no image, and ConfigError where two scenes would share their results.
     """

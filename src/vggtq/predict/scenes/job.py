@@ -1,7 +1,8 @@
-"""What one process does: it predicts its share of the scenes one after another, with the model loaded once.
+"""The work of one process: it predicts its share of the scenes one after another, with the model loaded once.
 
-A share is every n-th scene of a list. A lock in the folder of a scene keeps two commands, or a job that outlived its command,
-from doing the same scene at a time. The lock ends with its process. Nothing but files tells what became of a scene.
+A share is every n-th scene of a list. A lock in the folder of a scene keeps two commands, or a job that
+outlived its command, from doing the same scene at a time. The lock ends with its process. The state of a scene
+is known from files alone.
 """
 
 import json
@@ -49,7 +50,7 @@ class Job:
         """Returns None, or the reason why no other scene was tried: the model or an option cannot be used at all."""
         load_plugins(self.options.plugins)
         share = read_listing(self.listing)[int(config.job) :: self.jobs]
-        # plans of a budget count what a model takes while it is loaded, and two models are loaded in turn
+        # plans of a budget count the memory of loading a model, and two models are loaded in turn
         reused = self.options.budget_gb is None and self.options.compare is None
         with keeping(reused):
             try:
@@ -76,7 +77,7 @@ class Job:
         return True
 
     def _predict(self, scene: Scene, folder: Path) -> None:
-        """Raises VggtqError for what would fail with every scene."""
+        """Raises VggtqError for errors that every scene would repeat."""
         for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
             remove_leftovers(place)  # of a process that was killed while it held the lock
         own = (f"images={scene.folder}", f"out={Path(self.shown) / scene.name}")
@@ -117,7 +118,7 @@ class Job:
             write_failure(folder, failure)
         except OSError as full:
             print(f"{scene.name}: the reason cannot be kept: {full.strerror or full}", flush=True)
-        error.__traceback__ = None  # it holds what the prediction took
+        error.__traceback__ = None  # it holds the memory of the prediction
         release_memory()
 
 
@@ -128,7 +129,7 @@ def described(report: dict[str, Any]) -> str:
 
 
 def row(report: dict[str, Any]) -> tuple[int | None, int | None, float | None]:
-    """Number of images, number of points, and seconds that everything took; None for what is missing."""
+    """Number of images, number of points, and seconds that everything took; None for missing ones."""
     images, points, seconds = (report.get(key) for key in ("images", "points", "seconds"))
     return (
         len(images) if isinstance(images, list) else None,
@@ -145,7 +146,7 @@ def write_listing(path: Path, scenes: list[Scene]) -> None:
 
 
 def read_listing(path: Path) -> list[Scene]:
-    """What `write_listing` wrote."""
+    """Reads the scenes that `write_listing` wrote."""
     return [Scene(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""`vggtq predict scenes=…`: finds the scenes, starts the processes, and says what became of each scene."""
+"""`vggtq predict scenes=…`: finds the scenes, starts the processes, and reports the outcome of each scene."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def _earlier(wanted: Wanted, scenes: Sequence[Scene]) -> dict[str, Outcome]:
 
 
 def _outcome(wanted: Wanted, scene: Scene, since_ns: int) -> Outcome:
-    """What became of a scene since its listing was written."""
+    """The outcome of a scene since its listing was written: failed, missing or done."""
     if (error := wanted.failure(scene, since_ns)) is not None:
         return Outcome(scene.name, "failed", error=error)
     report = wanted.made(scene)
@@ -178,7 +178,9 @@ def _absolute(options: Options) -> Options:
 
 
 def _clear(listing: Path, ended: bool) -> None:
-    """Leaves what a launcher wrote, such as the logs of Slurm's jobs. ended: no job needs the listing any more."""
+    """Removes the listing and Hydra's file, and keeps the launcher's files, such as the logs of Slurm's jobs.
+    ended: no job needs the listing any more.
+    """
     if not ended and (listing.parent / SUBMITTED).exists():
         return  # jobs may wait in the queue
     for path in (listing, listing.parent / "multirun.yaml"):

@@ -1,4 +1,4 @@
-"""What is known of a scene from the files in its folder of results: predicted, failed, or neither."""
+"""The state of a scene, from the files in its folder of results: predicted, failed, or neither."""
 
 import contextlib
 import json
@@ -21,11 +21,11 @@ ERROR = "error.json"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a prediction has to be to count: of these model files, with these settings.
+    """The requirements that a prediction has to meet to count: these model files, these settings.
 
-    digests: of the model files. settings: options, of which those count that change results. since_ns: time of change of a
-    file in `out`; with overwrite=true a prediction that is older does not count. It is compared with times of the same file
-    system, so that clocks of several machines do not matter.
+    digests: of the model files. settings: the options; those that change results are compared. since_ns: time
+    of change of a file in `out`; with overwrite=true a prediction that is older does not count. It is compared
+    with times of the same file system, so that clocks of several machines do not matter.
     """
 
     digests: tuple[str, ...]
@@ -49,7 +49,7 @@ class Wanted:
         return _read(self.out / scene.name / INDEX)
 
     def difference(self, report: dict[str, Any]) -> str:
-        """What the prediction was made with that is another now; empty for nothing."""
+        """The first difference between the settings of the prediction and those of now; empty for none."""
         try:
             models = [report[key]["digest"] for key in ("model", "compare") if key in report]
             then = _comparable(parse(shlex.split(report["command"])[3:], Options))
@@ -94,7 +94,7 @@ def forget_failure(folder: Path) -> None:
 
 
 def _comparable(options: Options) -> Options:
-    """Without what changes no result, and without what differs from scene to scene."""
+    """Without options that change no result, and without those that differ from scene to scene."""
     compare = None if options.compare is None else "another model"
     same: dict[str, Any] = {"images": ["one"], "scenes": [], "out": "", "model": "", "compare": compare}
     return replace(options, **same, jobs=None, overwrite=False, device="auto", threads=None)

@@ -19,7 +19,7 @@ Grid = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
 class Look(Protocol):
-    """What one window saw. extrinsics (n, 3, 4); pixels: of one image."""
+    """The prediction of one window. extrinsics (n, 3, 4); pixels: of one image."""
 
     extrinsics: NDArray[np.float64]
     pixels: int

@@ -1,4 +1,4 @@
-"""What each image looks like to the network by itself: the patch tokens of its patch embed, averaged."""
+"""Features of each image by itself: the patch tokens of the network's patch embed, averaged."""
 
 import numpy as np
 import torch

@@ -1,4 +1,6 @@
-"""The pose graph over windows: places of all of them that agree best with what each pair of windows says of each other."""
+"""The pose graph over windows: the places of all windows that agree best with the measured relations between
+pairs of them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +25,11 @@ LEAST_ERROR = 0.002  # no edge is known better: radians, parts of the scale, and
 
 @dataclass(frozen=True)
 class Edge:
-    """What window `second` says of window `first`. moved: the world of `second` to that of `first`.
+    """The relation of window `second` to window `first`, as measured. moved: the world of `second` to that of
+    `first`.
 
-    depth: how far away things are in the world of `first`, in its unit. error: the median distance of the same points, in parts
-    of that depth.
+    depth: the depth of points in the world of `first`, in its unit. error: the median distance of the same
+    points, in parts of that depth.
     """
 
     first: int
@@ -92,7 +95,7 @@ class _Graph:
         return (parts / self._sigma).ravel()
 
     def sparsity(self, worlds: int) -> lil_matrix:
-        """Which numbers each residual depends on."""
+        """The numbers that each residual depends on, as a sparse matrix."""
         matrix = lil_matrix((SIZE * len(self._first), SIZE * worlds), dtype=np.int8)
         for edge, ends in enumerate(zip(self._first, self._second, strict=True)):
             for world in ends:

@@ -1,6 +1,8 @@
-"""Which images the network sees together: overlapping windows along a sequence, and loops, windows of two distant parts of it.
+"""The groups of images that the network sees together: overlapping windows along a sequence, and loops, windows
+of two distant parts of it.
 
-Images are compared by their features (S, D), the patch tokens that the network's own patch embed makes of each image, averaged.
+Images are compared by their features (S, D), the patch tokens that the network's own patch embed makes of each
+image, averaged.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""How a sequence of images is cut into windows. Imports nothing heavy."""
+"""Options that cut a sequence of images into windows. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ AUTO = "auto"
 
 @dataclass
 class Windows:
-    """How a sequence is cut; by default it is not."""
+    """The windows that a sequence is cut into; by default it is not cut."""
 
     frames: int | Literal["auto"] | None = option(
         "images that the network sees together; windows overlap and are aligned to one world; auto: with budget_gb, as many as "

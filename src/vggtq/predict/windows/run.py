@@ -63,7 +63,7 @@ def predict_windows(
 
 
 def _parts(inputs: Inputs, store: Store) -> list[Entry]:
-    """Where the features of all images lie, a few images at a time."""
+    """The entries of the features of all images, a few images at a time."""
     starts = range(0, len(inputs.names), AT_A_TIME)
     total = len(inputs.names)
     return [
@@ -98,7 +98,7 @@ def _identity(inputs: Inputs, images: Sequence[int]) -> dict[str, Any]:
 
 
 def _look(loaded: QuantizedModel, window: Inputs, head: bool) -> Tensors:
-    """Predicts the images of one window. Returns what its file holds."""
+    """Predicts the images of one window. Returns the contents of its file."""
     prediction = as_prediction(window, loaded.predict(window.images), head)
     names = ("extrinsics", "intrinsics", "depth", "confidence", "points", "points_confidence")
     arrays = {name: getattr(prediction, name) for name in names}
@@ -107,7 +107,8 @@ def _look(loaded: QuantizedModel, window: Inputs, head: bool) -> Tensors:
 
 
 def joined(inputs: Inputs, seen: Seen) -> tuple[Prediction, dict[str, Any]]:
-    """The prediction of all images in the world of the first, read from files, and what the index says of its windows.
+    """The prediction of all images in the world of the first, read from files, and the index's entry about its
+    windows.
 
     Raises PredictionError where two windows cannot be aligned.
     """
@@ -128,7 +129,7 @@ def joined(inputs: Inputs, seen: Seen) -> tuple[Prediction, dict[str, Any]]:
 
 
 class WindowFile:
-    """What one window saw, read from its file: a `Look`."""
+    """The prediction of one window, read from its file: a `Look`."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._own = path, "points" in names_in(path)

@@ -77,7 +77,7 @@ class Store:
         return cls(folder, common)
 
     def entry(self, **identity: Any) -> Entry:
-        """Where the numbers of this identity lie, whether they are there or not."""
+        """The place of the numbers of this identity, whether they are there or not."""
         return entry_of(self.folder, self._common | identity)
 
     def has(self, entry: Entry) -> bool:
@@ -104,7 +104,7 @@ class Store:
         write_entry(path_of(entry), entry.identity, tensors)
 
     def keep_only(self, entries: Collection[Entry]) -> None:
-        """Removes what is of something else, and says so."""
+        """Removes files of another identity, and logs it."""
         known = {path_of(entry) for entry in entries}
         others = [path for path in self.folder.glob("*.safetensors") if path not in known]
         for path in others:

@@ -34,7 +34,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What was decided. predicted: relative error of each output, if errors of layers add.
+    """The widths that were chosen. predicted: relative error of each output, if errors of layers add.
 
     budget_bytes and stored_bytes are of the whole model, as are smallest_bytes and largest_bytes, the possible extremes.
     """
@@ -80,7 +80,9 @@ def allocate(scheme: Scheme, sensitivities: Sensitivities) -> Allocation:
 
 
 def _budget(scheme: Scheme, sensitivities: Sensitivities) -> int:
-    """Bytes of the whole model: as asked for, or what all layers at the bits of `scheme.weights` take."""
+    """Bytes of the whole model: the size that was asked for, or that of all layers at the bits of
+    `scheme.weights`.
+    """
     if scheme.mixed.budget_mb is not None:
         return math.floor(scheme.mixed.budget_mb * MIB)
     uniform = sensitivities.bytes[:, sensitivities.bits.index(scheme.weights.bits)]
@@ -88,7 +90,7 @@ def _budget(scheme: Scheme, sensitivities: Sensitivities) -> int:
 
 
 def _up(size: int) -> str:
-    """MiB with two digits, rounded up: what is printed is a budget that suffices."""
+    """MiB with two digits, rounded up: the printed number is a budget that suffices."""
     return f"{math.ceil(size / MIB * 100) / 100:.2f}"
 
 

@@ -1,6 +1,6 @@
-"""Every layer rounded to every candidate width: what there is to choose from, and the bytes of each choice.
+"""Every layer rounded to every candidate width: the candidates to choose from, and the bytes of each.
 
-A unit is what shares its bits: the weights of one module (an attention has two), and of modules that share a parameter.
+A unit shares its bits: the weights of one module (an attention has two), and of modules that share a parameter.
 Stored bytes of a model = bytes that no choice changes + one entry of `bytes` for each unit, exactly what
 `vggtq.quant.walk.stored.stored_bytes` counts after `quantize_`.
 """
@@ -59,9 +59,9 @@ class Candidates:
         self.units, layers = _units(modules), observed_layers(modules)
         self.scheme, self._model = scheme, model
         self._observer = observer_for(model, scheme, layers, calibrate)
-        # Nothing is folded here: the model stays as it is, and what it computes is the same.
+        # Nothing is folded here: the model and its outputs stay the same.
         self._recipe = Recipe(model, scheme, modules, self._observer, Folds())
-        self._folds = folds_of(model, scheme, layers, self._observer)  # what `quantize_` will fold
+        self._folds = folds_of(model, scheme, layers, self._observer)  # as `quantize_` will fold it
 
     def packed(self, unit: Unit, bits: int) -> dict[str, PackedWeight]:
         """The weights of a unit at `bits`, by the name of their layer. Raises QuantizationError."""
@@ -81,7 +81,7 @@ class Candidates:
         return self._observer.order(self.units[unit].names[0]) if self._observer else 0
 
     def stored_bytes(self, packed: dict[str, PackedWeight], rest: torch.dtype) -> int:
-        """What a checkpoint has to keep of a unit. rest: dtype of what is not quantized, input scales among it."""
+        """The bytes of a unit in a checkpoint. rest: dtype of unquantized tensors, input scales included."""
         codes = {weight.identity: weight.stored_bytes for weight in packed.values()}
         scales = [self._folds.left_to_do(name, weight.transform).scale for name, weight in packed.items()]
         branches = [w.low_rank.stored_bytes for w in packed.values() if w.low_rank is not None]

@@ -1,4 +1,4 @@
-"""What rounding one layer to b bits costs the outputs of a network: e = ‖y(W + ΔW) - y(W)‖² / ‖y(W)‖² per output y.
+"""The cost of rounding a layer to b bits, per output y of a network: e = ‖y(W + ΔW) - y(W)‖² / ‖y(W)‖².
 
 exact: one layer at a time is replaced by its quantized counterpart, and the network runs: layers × widths passes over the
 samples. Counts everything, activation rounding too.
@@ -7,8 +7,8 @@ vᵀ J = the gradient of vᵀ y: one backward pass per output and probe gives al
 Gauss-Newton form of the error, not the Fisher approximation of a loss. It does not see activation rounding, and where rounding
 is so coarse that the network leaves its linear range it is off.
 
-Omitted: cross terms between layers. Their sum over layers is what `vggtq.quant.bits.allocate` minimizes; docs/sensitivity.md
-measures how far that sum is from the error of the whole.
+Omitted: cross terms between layers. `vggtq.quant.bits.allocate` minimizes the sum of these errors over layers;
+docs/sensitivity.md measures the distance of that sum from the error of the whole.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ class Sensitivities:
 
     @property
     def mean(self) -> Tensor:
-        """Mean over the outputs, (U, W): what an allocation minimizes the sum of."""
+        """Mean over the outputs, (U, W): an allocation minimizes the sum of these."""
         return torch.stack(list(self.errors.values())).mean(0)
 
 

@@ -23,7 +23,9 @@ REACH = 0.49  # of a step: how far from the middle of its bin a weight may start
 
 
 class LearnedWeight(nn.Module):
-    """latent: (R, C), what is rounded; log_step: ρ, of the shape of the scales. Shared by layers that share a weight."""
+    """latent: (R, C), the values to round; log_step: ρ, of the shape of the scales. Shared by layers that share
+    a weight.
+    """
 
     def __init__(self, packed: PackedWeight) -> None:
         super().__init__()
@@ -81,7 +83,9 @@ def nearest_with_same_codes(packed: PackedWeight) -> Tensor:
 
 
 class LearnedLinear(QuantLinear):
-    """y = x̂ ŵᵀ + b, differentiable in x, b, what `weight` learns, and log_range: of static activations, as ρ of weights."""
+    """y = x̂ ŵᵀ + b, differentiable in x, b, the parameters of `weight`, and log_range: of static activations,
+    as ρ of weights.
+    """
 
     backend = "training"
     simulated = True
@@ -97,7 +101,7 @@ class LearnedLinear(QuantLinear):
 
     @torch.no_grad()
     def learned_range(self) -> InputRange | None:
-        """What static activations are rounded with after the training."""
+        """The range that static activations are rounded with after the training."""
         known = self.input_range
         if known is None or self.log_range is None:
             return known

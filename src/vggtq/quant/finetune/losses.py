@@ -1,7 +1,7 @@
-"""How far a network's outputs are from those of another.
+"""The distance of a network's outputs from those of another.
 
-The error of an output is ‖q - r‖₂ / ‖r‖₂, and the loss is the mean of these errors: outputs count alike whatever their units,
-and no output is done with because another one's error is larger.
+The error of an output is ‖q - r‖₂ / ‖r‖₂, and the loss is the mean of these errors. Outputs count alike
+whatever their units, and no output is neglected because another one's error is larger.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Disagreement:
 
 
 def learnable(outputs: Outputs) -> list[str]:
-    """The outputs that depend on what is learned. Raises QuantizationError where there is none."""
+    """The outputs that depend on the trained parameters. Raises QuantizationError where there is none."""
     names = [name for name, value in outputs.items() if value.requires_grad]
     if not names:
         raise QuantizationError(

@@ -29,13 +29,13 @@ BETAS = (0.9, 0.99)
 SMALLEST_RMS = 1e-3  # of a parameter, so that zeros can learn
 WARMUP = 20  # steps in which rates rise
 CLIP_NORM = 1.0  # of all gradients together
-EMA_DECAY = 0.98  # of the average of the weights, which is what is kept
+EMA_DECAY = 0.98  # of the average of the weights, which is kept
 SAVE_EVERY_S = 60.0
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Data(Protocol):
-    """What a network is fine-tuned on: inputs alone, no labels."""
+    """The data that a network is fine-tuned on: inputs alone, no labels."""
 
     @property
     def validation(self) -> Sequence[Tensor]:
@@ -49,7 +49,9 @@ class Data(Protocol):
 
 @dataclass
 class Progress:
-    """What happened so far. losses: one per step; errors: [step, error] of the averaged weights on the validation part."""
+    """The course of the training so far. losses: one per step; errors: [step, error] of the averaged weights on
+    the validation part.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -184,7 +186,8 @@ class Trainer:
 class Checkpoint:
     """A training in a cache of tensors, so that one which was stopped goes on, and one which has ended is not done again.
 
-    cache: one without a folder keeps nothing. identity: what the training depends on beyond what the cache knows.
+    cache: one without a folder keeps nothing. identity: everything that the training depends on, except the
+    part that the cache knows.
     """
 
     def __init__(self, cache: TensorCache, identity: Mapping[str, Any]) -> None:
@@ -224,10 +227,11 @@ class Checkpoint:
 
 
 def learned_parameters(student: nn.Module, settings: Finetune) -> dict[str, nn.Parameter]:
-    """What is trained, by name: rounded weights, their steps, low-rank branches, all vectors; not those whose rate is 0.
+    """The parameters to train, by name: rounded weights, their steps, low-rank branches, all vectors; not those
+    whose rate is 0.
 
-    Nothing else requires gradients. Vectors are biases, gains, tokens. Matrices and kernels of layers that stay in float are as
-    good as they can be; their gradients would cost a seventh of a step.
+    Nothing else requires gradients. Vectors are biases, gains, tokens. Matrices and kernels of layers that stay
+    in float are as good as they can be; their gradients would cost a seventh of a step.
     """
     rates = _rates(student, settings)
     learned = {}

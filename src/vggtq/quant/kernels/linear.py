@@ -1,4 +1,4 @@
-"""Linear layers on packed weights: what all backends share, and the reference.
+"""Linear layers on packed weights: the common base of all backends, and the reference.
 
 A backend either computes in the precision that it claims or is called `reference` and marked simulated: it dequantizes the
 weight and multiplies in float, so its speed says nothing about the numbers.
@@ -64,7 +64,7 @@ class QuantLinear(nn.Module, ABC):
 
     @property
     def input_range(self) -> InputRange | None:
-        """What static activations are rounded with."""
+        """The range that static activations are rounded with, or None."""
         scale, zero = self._buffers["activation_scale"], self._buffers["activation_zero_point"]
         if scale is None or zero is None:
             return None
@@ -144,7 +144,7 @@ class QuantLinear(nn.Module, ABC):
 
 
 def unknown_range(numbers: Activations) -> Activations:
-    """How inputs of static activations are rounded while their range is being looked for: each token by its own scale."""
+    """The rounding of static activations while their range is being looked for: each token by its own scale."""
     return Activations("dynamic", numbers.bits)
 
 

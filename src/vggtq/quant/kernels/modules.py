@@ -1,4 +1,6 @@
-"""Quantized counterparts of the modules that hold weights: how each lays its weight out as rows, and what replaces it."""
+"""Quantized counterparts of the modules that hold weights: the layout of each weight as rows, and the module
+that replaces it.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,12 +107,12 @@ class TransformedLinear(nn.Module):
 
     @property
     def transform(self) -> InputTransform:
-        """What inputs go through."""
+        """The transform of the inputs."""
         return replace(self._turn, scale=self._buffers["input_scale"])
 
     @property
     def low_rank(self) -> LowRank | None:
-        """What is added to the quantized product."""
+        """The low-rank branch that is added to the quantized product."""
         down, up = (self._buffers[key] for key in LOW_RANK)
         return None if down is None or up is None else LowRank(down, up)
 
@@ -155,7 +157,7 @@ class QuantMultiheadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """As nn.MultiheadAttention: (B, L, E), (L, B, E) without batch_first, or (L, E). Returns output and maps or None.
 
-        is_causal is a hint there, given beside the mask that it describes; the mask is what is used.
+        is_causal is a hint there, given beside the mask that it describes; only the mask is used.
         """
         if query.ndim == 2:
             return self._unbatched(
@@ -194,7 +196,7 @@ class QuantMultiheadAttention(nn.Module):
         q, k, v = self.in_proj(query).chunk(3, -1)
         if key is query and value is query:
             return q, k, v
-        # The projection is stored as one weight, so another context costs a second product of which q is dropped.
+        # The projection is one stored weight, so another context costs a second product, and its q is dropped.
         _, k, v = self.in_proj(key).chunk(3, -1)
         return q, k, v if value is key else self.in_proj(value).chunk(3, -1)[2]
 
@@ -203,7 +205,9 @@ class QuantMultiheadAttention(nn.Module):
 
 
 def _additive_mask(mask: Tensor | None, padding: Tensor | None, heads: int, like: Tensor) -> Tensor | None:
-    """Both masks as one that is added to the logits; boolean ones mark what is left out, as in nn.MultiheadAttention."""
+    """Both masks as one that is added to the logits; boolean ones mark the entries that are left out, as in
+    nn.MultiheadAttention.
+    """
     total = None
     if mask is not None and mask.ndim == 3:
         mask = mask.unflatten(0, (-1, heads))  # (B·heads, L, S)

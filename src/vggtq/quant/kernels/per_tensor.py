@@ -1,4 +1,4 @@
-"""Which numbers of inputs depend on how many tokens a layer is given at once."""
+"""Numbers of inputs that depend on how many tokens a layer is given at once."""
 
 from vggtq.errors import ConfigError
 from vggtq.network.memory import Memory

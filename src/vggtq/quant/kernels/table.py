@@ -31,7 +31,7 @@ from vggtq.quant.scheme.weights import Weights
 
 @dataclass(frozen=True)
 class Case:
-    """What a layer is to compute: numbers of its weight and inputs, (out, in) of the weight, and where."""
+    """The task of a layer: numbers of its weight and inputs, (out, in) of the weight, and the device."""
 
     spec: Weights
     inputs: Activations
@@ -52,7 +52,7 @@ class Case:
 class Kernel:
     """A line of the table. `layer` has the name of the backend, and says whether it is simulated.
 
-    device: what it runs on. formats: of weights. Both are empty for any. when: what else has to hold.
+    device: the one it runs on. formats: of weights. Both are empty for any. when: further conditions.
     """
 
     layer: type[QuantLinear]

@@ -24,7 +24,7 @@ DAMPINGS = (1.0, 10.0, 100.0)  # times the damping asked for, until the factoriz
 
 @dataclass(frozen=True)
 class ErrorSpread:
-    """How the error of one input column is spread over the others.
+    """The spread of the error of one input column over the others.
 
     order: (C,), columns in the order of rounding. inverse: (C, C) upper U with UᵀU = H⁻¹ in that order.
     """
@@ -34,7 +34,9 @@ class ErrorSpread:
 
 
 def static_parameters(rows: Tensor, spec: Weights, rounding: Rounding) -> tuple[Tensor, Tensor | None]:
-    """As `quantization_parameters`. Errors move to other groups, so what a group adds to the output's says nothing."""
+    """As `quantization_parameters`. Errors move to other groups, so a group's share of the output's error says
+    nothing.
+    """
     return clipped_parameters(rows, spec) if rounding.clip else quantization_parameters(rows, spec)
 
 
@@ -71,7 +73,7 @@ def gptq_codes(
     order, inverse = spread.order, spread.inverse
     group = group_columns(columns, spec)
     groups = (order // group if scale.shape[1] > 1 else torch.zeros_like(order)).tolist()
-    # Transposed, so that what a step reads and writes lies together.
+    # Transposed, so that the elements that a step reads and writes lie together.
     weight = rows.T[order]
     scales = scale.float().T.contiguous()
     zeros = [0.0] * scale.shape[1] if zero_point is None else zero_point.float().T.contiguous()

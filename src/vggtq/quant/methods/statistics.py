@@ -1,4 +1,4 @@
-"""What calibration observes of a layer's inputs."""
+"""The statistics that calibration collects of a layer's inputs."""
 
 from dataclasses import dataclass, replace
 

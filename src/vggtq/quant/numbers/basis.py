@@ -1,4 +1,6 @@
-"""What a layer's inputs go through: a change of basis, scales per channel and a Hadamard rotation; and a low-rank branch."""
+"""The operations on a layer's inputs: a change of basis, scales per channel and a Hadamard rotation; and a
+low-rank branch.
+"""
 
 from dataclasses import dataclass
 
@@ -21,7 +23,7 @@ class InputTransform:
     rotation_first: bool = False
 
     def inputs(self, x: Tensor) -> Tensor:
-        """t(x), (…, C); of merged blocks, what is left of it."""
+        """t(x), (…, C); of merged blocks, the rest of it."""
         if self.rotation_first:
             return self._divided(self._turned(x))
         return self._turned(self._divided(x))

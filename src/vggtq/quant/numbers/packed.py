@@ -1,4 +1,6 @@
-"""A weight as it is stored: packed codes, scales, zero points, and what goes with it to the layer that multiplies by it."""
+"""A weight as it is stored: packed codes, scales, zero points, and the data that accompany it to the layer that
+multiplies by it.
+"""
 
 import itertools
 import math
@@ -22,15 +24,16 @@ STORED = ("codes", "scale", "zero_point", "tensor_scale")
 class PackedWeight:
     """R rows of C weights.
 
-    codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16/float8_e4m3fn for float formats.
-    scale: (1, 1), (R, 1) or (R, groups), zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored
-    with +2^(bits-1). 4-bit floats: codes packed like integers, scale (R, blocks) uint8 for e8m0 or float8_e4m3fn, and NVFP4's
-    tensor_scale (1, 1) float32. Progressive scales: scale (R, groups) uint8, and tensor_scale (R, 1) float32 of the channels.
-    transform: what the layer's inputs go through first, because the weight was rounded in another basis. input_range: what they
-    are rounded with then, where activations are static and that is known already.
-    low_rank: what is added to the product, in that basis too; none of the tensors here.
-    exact: the weight that was rounded, (R, C), where it is to be trained on; kernels do not take it.
-    signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight. identity: the same for layers that share a weight.
+    codes: (R, ceil(C·bits/8)) uint8, or (R, C) float16/bfloat16/float8_e4m3fn for float formats. scale: (1, 1),
+    (R, 1) or (R, groups), zero_point likewise (uint8, int32 for 16 bits) or None. Symmetric codes are stored
+    with +2^(bits-1). 4-bit floats: codes packed like integers, scale (R, blocks) uint8 for e8m0 or
+    float8_e4m3fn, and NVFP4's tensor_scale (1, 1) float32. Progressive scales: scale (R, groups) uint8, and
+    tensor_scale (R, 1) float32 of the channels. transform: applied to the layer's inputs first, because the
+    weight was rounded in another basis. input_range: the range that they are rounded with then, where
+    activations are static and the range is known already. low_rank: the branch that is added to the product, in
+    that basis too; none of the tensors here. exact: the weight that was rounded, (R, C), where it is to be
+    trained on; kernels do not use it. signal, noise: Σw² and Σ(w - ŵ)², float64 sums over the whole weight.
+    identity: the same for layers that share a weight.
     """
 
     codes: Tensor
@@ -64,7 +67,7 @@ class PackedWeight:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What a file has to keep, by name."""
+        """The tensors that a file has to keep, by name."""
         named = {name: getattr(self, name) for name in STORED}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -93,5 +96,5 @@ class PackedWeight:
 
     @property
     def offset(self) -> int:
-        """What symmetric codes are stored with, to be unsigned."""
+        """The offset that makes symmetric codes unsigned when they are stored."""
         return 2 ** (self.spec.bits - 1) if self.spec.symmetric else 0

@@ -117,12 +117,12 @@ class Activations:
 
     @property
     def entry(self) -> Format:
-        """What is known of the format."""
+        """The table entry of the format."""
         return FORMATS[self.format]
 
     @property
     def scale_granularity(self) -> str | None:
-        """What shares a scale, None for float activations."""
+        """The granularity of scales, None for float activations."""
         if self.mode == "none" or self.granularity is not None:
             return self.granularity
         if self.entry.block:
@@ -142,7 +142,7 @@ class Activations:
 
     @property
     def label(self) -> str:
-        """What a scheme's label says of inputs, e.g. `inputs per-tensor asymmetric MSE`; empty for those per token."""
+        """The label's part on inputs, e.g. `inputs per-tensor asymmetric MSE`; empty for per-token ones."""
         granularity = self.scale_granularity
         if granularity is None or self.per_token or self.entry.block:
             return ""

@@ -1,6 +1,6 @@
-"""Number formats: one entry for each, with all that others need to know of it. Imports nothing heavy.
+"""Number formats: one entry for each, with all its properties. Imports nothing heavy.
 
-A format from outside of the package is an entry that `register_format` gets, and what its `arithmetic` names.
+A format from outside of the package is an entry that `register_format` gets, and its `arithmetic`.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ INT_BITS = (*range(2, 9), 16)
 
 
 class Arithmetic(Protocol):
-    """What computes with a format: a module or an object with these functions."""
+    """The functions that compute with a format, in a module or an object."""
 
     def encode(self, rows: "Tensor", spec: "Weights", rounding: "Rounding") -> "dict[str, Tensor]":
         """A finite weight (R, C) to the tensors that are stored: `codes`, of R rows, and `scale`, `zero_point`, `tensor_scale`.
 
-        Only `codes` is a must. Integers have no such function: roundings make their codes (`methods.RoundingMethod`).
+        Only `codes` is required. Integers have no such function: roundings make their codes
+        (`methods.RoundingMethod`).
         """
         ...
 
@@ -60,7 +61,7 @@ class Format:
     transforms: bool = False
     # Uniform steps, with zero points where they are asymmetric; bits may differ from layer to layer and steps be trained.
     integer: bool = False
-    # What a checkpoint has already: nothing is replaced.
+    # The stored weights of a checkpoint are kept: nothing is replaced.
     exact: bool = False
 
     @property
@@ -74,7 +75,7 @@ class Format:
 
     @property
     def inputs_share(self) -> str:
-        """What shares a scale among inputs of this format."""
+        """The unit of inputs that shares a scale in this format: a block or a token."""
         return "block" if self.block else "token"
 
 

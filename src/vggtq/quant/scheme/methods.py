@@ -1,6 +1,8 @@
-"""How weights are rounded and what is done to them before: a table of roundings, one of channel scales. Nothing heavy.
+"""The methods that round weights, and those that prepare them: a table of roundings, one of channel scales.
+Imports nothing heavy.
 
-What a module outside of the package adds with `register_rounding` and `register_scale` can be named like the rest.
+Methods that a module outside of the package adds with `register_rounding` and `register_scale` can be named
+like the rest.
 """
 
 from collections.abc import Callable
@@ -13,13 +15,14 @@ from vggtq.quant.scheme.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class RoundingMethod:
-    """How integer weights become codes.
+    """A method that turns integer weights into codes.
 
-    label: how tables call it, empty for what is not worth saying. parameters: rows (R, C) float32 and Weights to scale and zero
-    point as `vggtq.quant.numbers.rounding.quantization_parameters` gives them; `takes` names what it gets as keywords: `gram`,
-    (C, C) of the inputs where it is known, `rounding`, the options. codes: (rows, scale, zero_point, Weights, Rounding, gram)
-    to codes (R, C) int32 in qmin … qmax; without it each weight gets the nearest code. needs_data: whether statistics of the
-    inputs have to be there. Functions are given as such, or as `module:function`.
+    label: its name in tables, empty if not worth mentioning. parameters: rows (R, C) float32 and Weights to
+    scale and zero point as `vggtq.quant.numbers.rounding.quantization_parameters` gives them. `takes` names its
+    keyword arguments: `gram`, (C, C) of the inputs where it is known, `rounding`, the options. codes: (rows,
+    scale, zero_point, Weights, Rounding, gram) to codes (R, C) int32 in qmin … qmax; without it each weight
+    gets the nearest code. needs_data: whether statistics of the inputs have to be there. Functions are given as
+    such, or as `module:function`.
     """
 
     name: str
@@ -63,11 +66,12 @@ register_rounding = ROUNDINGS.register
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleMethod:
-    """How input channels are scaled before weights are rounded.
+    """A method that scales input channels before weights are rounded.
 
-    function: a weight (R, C), with what `takes` names as keywords, to scales (C,) by which it is multiplied and its inputs are
-    divided, or None for none: `statistics` (`vggtq.quant.methods.statistics.InputStatistics`), which asks for calibration data,
-    `alpha` of the scheme, `round_trip`, a weight to its rounded values.
+    function: a weight (R, C), with the keyword arguments that `takes` names, to scales (C,), or None for none.
+    The weight is multiplied by the scales and its inputs are divided by them. Keyword arguments: `statistics`
+    (`vggtq.quant.methods.statistics.InputStatistics`), which requires calibration data, `alpha` of the scheme,
+    `round_trip`, a weight to its rounded values.
     """
 
     name: str
@@ -101,12 +105,13 @@ register_scale = SCALES.register
 
 @dataclass
 class Rounding:
-    """How weights become codes (`vggtq.quant.methods.clipping`, `vggtq.quant.methods.gptq`).
+    """The conversion of weights to codes (`vggtq.quant.methods.clipping`, `vggtq.quant.methods.gptq`).
 
-    nearest: round-to-nearest with min-max scales. mse: scales of least squared error, of the layer's output if a transform has
-    collected calibration data, else of the weight. hqq: scales and zero points from the weight alone. gptq: the weights of a
-    row that are not rounded yet compensate the error of each rounded one, by calibration data; `clip`: with the scales of mse.
-    torch: as PyTorch's quantize_dynamic, for 8 bits per tensor.
+    nearest: round-to-nearest with min-max scales. mse: scales of least squared error, of the layer's output if
+    a transform has collected calibration data, else of the weight. hqq: scales and zero points from the weight
+    alone. gptq: the weights of a row that are not rounded yet compensate the error of each rounded one, by
+    calibration data; `clip`: with the scales of mse. torch: as PyTorch's quantize_dynamic, for 8 bits per
+    tensor.
     """
 
     method: str = "nearest"
@@ -121,7 +126,7 @@ class Rounding:
 
     @property
     def entry(self) -> RoundingMethod:
-        """What is known of the method."""
+        """The table entry of the method."""
         return ROUNDINGS[self.method]
 
 
@@ -148,7 +153,7 @@ class Transform:
 
     @property
     def entry(self) -> ScaleMethod:
-        """What is known of the channel scale."""
+        """The table entry of the channel scale."""
         return SCALES[self.scale]
 
 

@@ -1,4 +1,6 @@
-"""Which layers a scheme quantizes, where they differ in bits, and how it is fine-tuned. Imports nothing heavy."""
+"""The parts of a scheme: the layers that it quantizes, their bits where they differ, and the fine-tuning.
+Imports nothing heavy.
+"""
 
 from dataclasses import dataclass, field
 
@@ -50,7 +52,7 @@ class Mixed:
     sensitive_bits: int = 8
     normal_bits: int | None = None  # None: the bits of scheme.weights
     candidates: list[int] = field(default_factory=list)
-    # MiB, the whole stored model; None: what it takes with the bits of scheme.weights
+    # MiB, the whole stored model; None: the size with the bits of scheme.weights
     budget_mb: float | None = None
     sensitivity: str = "jacobian"  # how the effect of a layer is measured (`vggtq.quant.bits.sensitivity`)
     bits: dict[str, int] = field(default_factory=dict)

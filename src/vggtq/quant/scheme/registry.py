@@ -1,6 +1,6 @@
-"""Tables of what a scheme can name. A module outside of the package adds to them before it is named.
+"""Tables of entries that a scheme can name. A module outside of the package adds to them before it is named.
 
-Imports nothing heavy: an entry may name what it needs torch for as text, `module` or `module:attribute`.
+Imports nothing heavy: an entry may give objects that need torch as text, `module` or `module:attribute`.
 """
 
 import functools
@@ -12,7 +12,7 @@ from vggtq.errors import ConfigError
 
 
 class Entry(Protocol):
-    """What stands in a table."""
+    """An entry of a table."""
 
     @property
     def name(self) -> str: ...
@@ -22,7 +22,9 @@ E = TypeVar("E", bound=Entry)
 
 
 class Registry(Mapping[str, E]):
-    """Entries by their `name`, in the order in which they were added. what: of an entry, for messages, e.g. `rounding`."""
+    """Entries by their `name`, in the order in which they were added. what: the kind of entry, for messages,
+    e.g. `rounding`.
+    """
 
     def __init__(self, what: str, *entries: E) -> None:
         self.what = what
@@ -47,7 +49,9 @@ class Registry(Mapping[str, E]):
 
 
 def resolved(reference: Any) -> Any:
-    """What `module` or `module:attribute` names, imported when it is first needed; anything but text is itself."""
+    """The object that `module` or `module:attribute` names, imported when it is first needed. Anything but text
+    is returned as is.
+    """
     return _imported(reference) if isinstance(reference, str) else reference
 
 

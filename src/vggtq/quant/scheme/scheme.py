@@ -15,7 +15,7 @@ from vggtq.quant.scheme.weights import Weights
 
 # Types of scaled dot products, and how labels call them.
 ATTENTIONS = {"float32": "", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8"}
-# Types of what is not quantized: dense heads, and scaled dot products that `attention` leaves alone.
+# Types of the parts that are not quantized: dense heads, and scaled dot products that `attention` leaves alone.
 COMPUTES = ("auto", "float32", "bfloat16")
 
 
@@ -169,7 +169,7 @@ class Scheme:
 
     @property
     def label(self) -> str:
-        """How tables call it, e.g. `INT4 group 64`."""
+        """The name of the scheme in tables, e.g. `INT4 group 64`."""
         return label_of(self, widths_of(self))
 
     @property
@@ -178,11 +178,12 @@ class Scheme:
         return label_of(self, "n")
 
 
-# How tables call a scheme: numbers, what shares a scale, methods, e.g. `INT4 group 64 GPTQ`, `auto 3.9 bits group 64`.
+# The name of a scheme in tables: numbers, granularity of scales, methods, e.g. `INT4 group 64 GPTQ`,
+# `auto 3.9 bits group 64`.
 
 
 def label_of(scheme: Scheme, widths: str) -> str:
-    """What a scheme is called whose weights have `widths` bits."""
+    """The name of a scheme whose weights have `widths` bits."""
     attention = ATTENTIONS[scheme.attention]
     parts = (
         " ".join([_numbers(scheme, widths), *_recipe(scheme)]),
@@ -221,7 +222,7 @@ def _numbers(scheme: Scheme, widths: str) -> str:
 
 
 def _recipe(scheme: Scheme) -> list[str]:
-    """What shares a scale, and the methods."""
+    """The part of the label about the granularity of scales, and the methods."""
     weights = scheme.weights
     granularity = "per-tensor" if weights.granularity == "per_tensor" else "per-channel"
     if not weights.entry.integer:

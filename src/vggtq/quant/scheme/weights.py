@@ -48,7 +48,7 @@ class Weights:
 
     @property
     def entry(self) -> Format:
-        """What is known of the format."""
+        """The table entry of the format."""
         return FORMATS[self.format]
 
     def _check_float(self) -> None:

@@ -14,7 +14,9 @@ from vggtq.quant.walk.stored import weight_layer
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """What became of one layer. Bytes include the bias; weight_sqnr_db is infinite where nothing was lost."""
+    """The result of quantizing one layer. Bytes include the bias; weight_sqnr_db is infinite where nothing was
+    lost.
+    """
 
     name: str
     type: str
@@ -35,12 +37,14 @@ class QuantizedLayer:
     special_ratio: float | None = None  # largest input of special tokens over that of patches, if seen
     rank: int = 0  # of the branch in half precision beside it
     rule: str = ""  # why this backend, where another one computes the same numbers
-    input_range: tuple[float, float] | None = None  # what static activations are rounded within
+    input_range: tuple[float, float] | None = None  # range of static activations
 
 
 @dataclass(repr=False)
 class Quantization:
-    """What `quantize_` did: layers that were replaced, layers that were kept, and decisions to tell the user."""
+    """The result of `quantize_`: layers that were replaced, layers that were kept, and decisions to report to
+    the user.
+    """
 
     layers: list[QuantizedLayer] = field(default_factory=list)
     kept: list[KeptLayer] = field(default_factory=list)
@@ -51,7 +55,7 @@ class Quantization:
     calibration_seconds: float = 0.0  # of `seconds`, spent on running the model
     # norms and MLPs that round their outputs (`vggtq.quant.kernels.cuda.fuse`), or blocks on `cpu.native_block`
     fused: list[str] = field(default_factory=list)
-    compute: str = "float32"  # the dtype of what is not quantized, as `scheme.compute`, auto resolved
+    compute: str = "float32"  # the dtype of parts that are not quantized, as `scheme.compute`, auto resolved
 
     def __repr__(self) -> str:
         return f"Quantization({len(self.layers)} layers quantized, {len(self.kept)} kept)"

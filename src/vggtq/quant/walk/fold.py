@@ -24,7 +24,9 @@ from vggtq.quant.walk.select import is_linear
 
 @dataclass(frozen=True)
 class Values:
-    """What a projection behind attention reads: `width` outputs of `layer` from `first` on, in heads of `head_width`."""
+    """The values that a projection behind attention reads: `width` outputs of `layer` from `first` on, in heads
+    of `head_width`.
+    """
 
     layer: str
     first: int
@@ -36,7 +38,7 @@ class Values:
         return min(transform.rotation, block_width(self.head_width))
 
     def left_to_do(self, transform: InputTransform) -> InputTransform:
-        """What the projection's inputs still have to go through."""
+        """The transform that the projection's inputs still have to go through."""
         scale = None if self._merges_scale(transform) else transform.scale
         return replace(transform, scale=scale, merged=self.merged_width(transform))
 
@@ -57,9 +59,9 @@ class Values:
 
 @dataclass(frozen=True)
 class Folds:
-    """What can take over transforms, by the linear layer whose inputs they are of.
+    """The modules that can take over transforms, by the linear layer whose inputs are transformed.
 
-    norms: the norm that feeds the layer and nothing else. values: what attention brings it.
+    norms: the norm that feeds the layer and nothing else. values: the values that attention passes to it.
     """
 
     norms: Mapping[str, str] = field(default_factory=dict)
@@ -72,14 +74,16 @@ class Folds:
         return self.norms.get(name)
 
     def left_to_do(self, name: str, transform: InputTransform) -> InputTransform:
-        """What inputs of the layer `name` go through once all that can be folded is."""
+        """The transform that inputs of layer `name` go through once all that can be folded is."""
         if name in self.values:
             return self.values[name].left_to_do(transform)
         return replace(transform, scale=None) if self.norm_for(name, transform) else transform
 
 
 def folds_of(model: nn.Module, scheme: Scheme, layers: Sequence[str], observer: Observer | None) -> Folds:
-    """Where the transforms of `scheme` go. layers: those that are observed, in the order in which they are rounded."""
+    """The modules that take over the transforms of `scheme`. layers: those that are observed, in the order in
+    which they are rounded.
+    """
     if not scheme.transforms:
         return Folds()
     return Folds(norms_before(model), _values(model, scheme, layers, observer))
@@ -90,8 +94,8 @@ def _values(
 ) -> dict[str, Values]:
     """Projection to its values, where the model declares them and the transform can be merged.
 
-    What the projection asks for has to be known when the values are rounded, so both are observed together; and rows that are
-    divided by scales need scales of their own, so not with one for the tensor.
+    The transform of the projection has to be known when the values are rounded, so both are observed together;
+    and rows that are divided by scales need scales of their own, so not with one for the tensor.
     """
     if scheme.transform.scale != "none" and scheme.weights.granularity == "per_tensor":
         return {}

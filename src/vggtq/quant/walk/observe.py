@@ -27,7 +27,9 @@ from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.walk.select import is_linear
 
 Calibrate = Callable[[nn.Module], None] | Sequence[Tensor]
-"""Runs a model on all calibration samples; or the samples themselves, each of them what the model is called with."""
+"""Runs a model on all calibration samples; or the samples themselves, each of them the input of one call of the
+model.
+"""
 
 MEMORY_BYTES = 304 * 2**20  # the Gram matrices of one block of VGGT-1B's camera head, its largest
 
@@ -50,9 +52,10 @@ class Group:
 class Observer:
     """The owner of statistics of the linear layers of a model.
 
-    A group of layers is observed when one of them is first asked for, and drops what is left of the group before. Whoever
-    rounds a layer calls `release` when its statistics are needed no more. So at most one group is in memory, and less of it
-    with every layer. rotated: whether scales are looked for behind a Hadamard rotation.
+    A group of layers is observed when one of them is first asked for, and the rest of the previous group is
+    dropped. Code that rounds a layer calls `release` when its statistics are no longer needed. So at most one
+    group is in memory, and less of it with every layer. rotated: whether scales are looked for behind a
+    Hadamard rotation.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Observer:
         self.whole_passes, self.seconds = 0, 0.0
 
     def order(self, name: str) -> int:
-        """Where a layer comes in the order of observation; those that are not observed come last."""
+        """The place of a layer in the order of observation; those that are not observed come last."""
         return self._group_of.get(name, len(self.groups))
 
     def of(self, name: str) -> InputStatistics | None:
@@ -213,7 +216,7 @@ class _Watch(ExitStack):
             self.callback(hook.remove)
 
     def begin(self, inputs: Tensor) -> None:
-        """Tells which inputs of the model the next layer inputs come from."""
+        """Announces the inputs of the model from which the next layer inputs come."""
         self._layouts = special_tokens(self._model, inputs)
 
     def _enter(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,6 @@
-"""Which layers a scheme replaces, and why the others stay in float. Reads names, types and shapes; never a weight."""
+"""Selects the layers that a scheme replaces, and gives the reasons why the others stay in float. Reads names,
+types and shapes; never a weight.
+"""
 
 import logging
 from collections import Counter
@@ -55,7 +57,7 @@ class KeptLayer:
 
 @dataclass
 class Selection:
-    """replace: modules with the weights to round; kept: the rest; notes: decisions to tell the user."""
+    """replace: modules with the weights to round; kept: the rest; notes: decisions to report to the user."""
 
     replace: list[list[WeightOf]] = field(default_factory=list)
     kept: list[KeptLayer] = field(default_factory=list)
@@ -63,7 +65,7 @@ class Selection:
 
 
 def select_layers(model: nn.Module, scheme: Scheme, first_last: Sequence[str] | None = None) -> Selection:
-    """What `quantize_` would replace and what it would keep.
+    """The layers that `quantize_` would replace and those that it would keep.
 
     Works on a model on the meta device, so that mistakes in patterns show before a checkpoint is loaded. Raises
     QuantizationError for patterns that match nothing, for a scheme that selects nothing, and for a choice of attention that
@@ -172,7 +174,9 @@ def _weights(model: nn.Module) -> Iterable[WeightOf]:
 
 
 def _unsupported(module: nn.Module, kind: type[nn.Module]) -> str | None:
-    """Why a module of a known kind cannot be replaced by its quantized counterpart without changing what it does."""
+    """Why a module of a known kind cannot be replaced by its quantized counterpart without changing its
+    function.
+    """
     if type(module) is not kind:
         return f"{type(module).__name__} may do more than {kind.__name__}"
     if module._forward_hooks or module._forward_pre_hooks:

@@ -1,4 +1,6 @@
-"""Bytes, counted tensor by tensor: what a file has to keep, and what stays in memory. Shared weights count once."""
+"""Bytes, counted tensor by tensor: those that a file has to keep, and those that stay in memory. Shared weights
+count once.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -124,7 +126,7 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def layer_name(model: nn.Module, name: str) -> str:
-    """What the float model calls the quantized layer `name`.
+    """The float model's name for the quantized layer `name`.
 
     A convolution keeps its weight in a layer inside, and so does a layer whose inputs are transformed.
     """
@@ -143,7 +145,7 @@ def weight_layer(model: nn.Module, name: str) -> QuantLinear:
 
 
 def _float_name(model: nn.Module, name: str, key: str) -> str:
-    """What the float model calls the parameter `key` of the module `name`."""
+    """The float model's name for the parameter `key` of the module `name`."""
     parent, _, last = name.rpartition(".")
     outer = model.get_submodule(parent) if parent else None
     if isinstance(outer, QuantConv | TransformedLinear):

@@ -51,7 +51,7 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
         else:
             axis.scatter(xs, ys, s=36, facecolor="white", edgecolor=GREY, label=t("dominated"), zorder=3)
     xs, ys = zip(*(shown[i] for i in front), strict=True)
-    # whoever needs a compression between two points has to take the next one and its error: steps, not slopes
+    # a compression between two points requires the next point and its error, so the line has steps, not slopes
     axis.step(xs, ys, where="pre", color=BLUE, linewidth=1.2, zorder=2)
     axis.scatter(xs, ys, s=48, color=BLUE, label=t("front"), zorder=4)
     axis.set_xlim(left=0, right=max(compression for compression, _ in shown) * 1.2)
@@ -66,7 +66,7 @@ def draw_pareto(axis: Any, rows: Sequence[Row], t: Translate) -> None:
 
 
 def _density(axis: Any, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
-    """How many points there are in each part of the plane: single ones would cover each other."""
+    """Draws the number of points in each part of the plane: single points would cover each other."""
     bins: dict[str, Any] = {"gridsize": (50, 32), "yscale": "log", "bins": "log", "mincnt": 1}
     axis.hexbin(xs, ys, **bins, cmap="Greys", vmin=0.3, linewidths=0.1, zorder=1)
     axis.scatter([], [], marker="h", s=60, color="#A0A0A0", label=label)
@@ -88,7 +88,7 @@ def name_points(axis: Any, marks: Sequence[Point], names: Sequence[tuple[Point, 
     """Put each name at the nearest place around its point that is free of marks; a name without one is left out."""
     figure = axis.figure
     figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # names are placed in pixels: what is laid out now has to stay
+    figure.set_layout_engine("none")  # names are placed in pixels, so the layout must not change from now on
     taken = [_around(axis.transData.transform(point)) for point in marks]
     places = [(dx * d, dy * d) for d in _DISTANCES for dx, dy in _ANGLES]
     for point, name in names:

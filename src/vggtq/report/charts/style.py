@@ -1,4 +1,4 @@
-"""What all charts share: colours, names, legends, the log axis that has a place for 0."""
+"""The common style of all charts: colours, names, legends, the log axis that has a place for 0."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from vggtq.machine.fonts import legible
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
+# Okabe and Ito's palette, which colour-blind readers can distinguish
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
     "#8C8C8C",
@@ -15,7 +15,9 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
 
 
 def literal(name: str) -> str:
-    """`name` as matplotlib prints it: a dollar sign would start a formula, and what no font has would be a box."""
+    """`name` as matplotlib prints it: a dollar sign would start a formula, and a character that no font has
+    would be a box.
+    """
     return legible(name).replace("$", r"\$")
 
 

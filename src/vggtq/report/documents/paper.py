@@ -73,13 +73,15 @@ def _markdown(report: Report, group: Group, source: Source, t: Translate) -> str
 
 
 def schemes_table(group: Group, t: Translate) -> str:
-    """What each scheme is; of a large group those rows that charts show, with a line that says so."""
+    """The table of schemes and their definitions; of a large group those rows that charts show, with a line
+    that says so.
+    """
     table = rows_table(_scheme_cells(t), group.shown(DRAWN_ROWS), left=4)
     return "\n\n".join([table, *cut_note(group, DRAWN_ROWS, t)])
 
 
 def results_table(group: Group, t: Translate) -> str:
-    """What each scheme is worth, the same rows."""
+    """The table of results of each scheme, with the same rows."""
     return rows_table(cells("paper", group.ok, t), group.shown(DRAWN_ROWS))
 
 

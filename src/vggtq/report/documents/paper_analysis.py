@@ -1,8 +1,9 @@
-"""What the numbers of a group say, in sentences: size, accuracy, speed, the choice. A difference within noise is called that.
+"""The findings in the numbers of a group, in sentences: size, accuracy, speed, the choice. A difference within
+noise is called that.
 
-Noise: a change against ground truth that `vggtq.report.rows.verdicts` calls neither better nor worse; a speed-up whose
-quartiles contain 1.0; two speed-ups whose quartiles overlap. Fewer than three scenes tell nothing; simulated times are
-no times.
+Noise: a change against ground truth that `vggtq.report.rows.verdicts` calls neither better nor worse; a
+speed-up whose quartiles contain 1.0; two speed-ups whose quartiles overlap. Fewer than three scenes support no
+statement. Simulated times do not count as times.
 """
 
 from collections.abc import Sequence
@@ -102,7 +103,7 @@ def _accuracy(group: Group, t: Translate) -> list[str]:
 
 
 def _truth(rows: Sequence[Row], t: Translate) -> list[str]:
-    """What of the changes against ground truth is more than noise."""
+    """Sentences on the changes against ground truth: those within noise, and those beyond it."""
     metrics = shown_truth("table", rows)
     known = [row for row in rows if any(change_of(row, metric) for metric in metrics)]
     if not known:
@@ -161,7 +162,7 @@ def _speeds(rows: Sequence[Row], t: Translate) -> str:
 
 
 def _choice(group: Group, t: Translate) -> list[str]:
-    """What we would ship, and what the smallest and the most accurate would give and cost instead."""
+    """The row that we would ship, and the gains and costs of the smallest and the most accurate row instead."""
     choice = choose("production", group.rows)
     row = choice.row
     if row is None or choice.basis not in ("first", "second"):

@@ -1,4 +1,4 @@
-"""What a report consists of, and the same as strict JSON."""
+"""The contents of a report, and the same as strict JSON."""
 
 import json
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What `build_report` found and wrote."""
+    """The groups, sources and notes that `build_report` found, and the files that it wrote."""
 
     groups: list[Group]
     unreadable: list[Unreadable]
@@ -32,10 +32,8 @@ class Report:
     sources: list[Source]  # one for each row
     refused: list[Source] = field(default_factory=list)  # runs that never started, in no group
     files: list[Path] = field(default_factory=list)
-    notes: list[str] = field(
-        default_factory=list
-    )  # what readers of the report have to know of how it was made
-    hints: list[str] = field(default_factory=list)  # what whoever made it could do better
+    notes: list[str] = field(default_factory=list)  # facts about the making of the report, for its readers
+    hints: list[str] = field(default_factory=list)  # possible improvements, for the maker of the report
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -65,7 +63,7 @@ class Report:
         return {"runs": runs, "ok": runs - failed, "failed": failed, **left_out}
 
     def overview(self) -> dict[str, Any]:
-        """When and of what the report was made, and its counts."""
+        """The date and the sources of the report, and its counts."""
         return {"generated": self.generated, "folders": list(map(str, self.folders)), **self.counts()}
 
 

@@ -63,7 +63,9 @@ class Cohort:
 
     @cached_property
     def categories(self) -> list[str]:
-        """What the common scenes are of, where a data set names them `category/scene`; none where all are of one."""
+        """The categories of the common scenes, where a data set names them `category/scene`; none where all are
+        of one.
+        """
         parts = [scene.partition("/") for scene in self.common]
         found = sorted({category for category, slash, _ in parts if slash})
         return found if len(found) > 1 and all(slash for _, slash, _ in parts) else []
@@ -137,12 +139,12 @@ def _scene_of(source: Source) -> str:
 
 
 def _scheme_key(source: Source) -> tuple[Any, ...]:
-    """All settings but the scene: what makes two runs the same scheme."""
+    """All settings but the scene: they decide whether two runs have the same scheme."""
     return source.row["label"], *sorted((k, v) for k, v in source.settings.items() if k not in _SCENE_KEYS)
 
 
 def _titles(sources: Sequence[Source]) -> dict[tuple[Any, ...], str]:
-    """What each scheme is called; settings are told where labels do not tell schemes apart."""
+    """The titles of schemes; settings are added where labels do not distinguish schemes."""
     first: dict[tuple[Any, ...], Source] = {}
     for source in sources:
         first.setdefault(_scheme_key(source), source)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _ASCII_SPECIAL = re.compile(r"([\\`*\[\]|~])|(?<!\w)(_)|(_)(?!\w)")
 
-Cell = tuple[str, Callable[[Row], str]]  # heading, and what the row has below it
+Cell = tuple[str, Callable[[Row], str]]  # heading, and a function from a row to its cell
 
 
 def escape(text: str) -> str:
@@ -51,7 +51,7 @@ def escape(text: str) -> str:
 
 
 def cells(place: str, rows: Sequence[Row], t: Translate) -> list[Cell]:
-    """What a table shows in one of `vggtq.metrics.metric.PLACES`, unescaped: label, metrics, grade."""
+    """The cells of a table in one of `vggtq.metrics.metric.PLACES`, unescaped: label, metrics, grade."""
     heading, cell = (narrow_heading, narrow_cell) if place == "terminal" else (column_heading, metric_cell)
     return [
         (t("label"), title_of),
@@ -77,7 +77,7 @@ def rows_table(columns: Sequence[Cell], rows: Sequence[Row], left: int = 1) -> s
 
 
 def group_markdown(group: Group, chart: str | None, t: Translate) -> str:
-    """The section of one group: what it shares, its table, its failures, its recommendations."""
+    """The section of one group: its common facts, its table, its failures, its recommendations."""
     parts = [f"## {group_name(group, t)}", escape(describe_group(group, t))]
     parts += [f"**{escape(answer(group, t))}**"] if group.number and group.ok else []
     parts += [f"> {note}" for note in group_notes(group, t)]
@@ -114,7 +114,9 @@ def unreadable_markdown(unreadable: Sequence[Unreadable], t: Translate) -> str:
 
 
 def groups_table(groups: Sequence[Group], lang: str = "en") -> "Table":
-    """The short comparison for the terminal, as printed after a run or a sweep; of a large group what a screen can show."""
+    """The short comparison for the terminal, as printed after a run or a sweep; of a large group, as much as a
+    screen can show.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -138,7 +140,7 @@ def groups_table(groups: Sequence[Group], lang: str = "en") -> "Table":
 
 
 def _caption(groups: Sequence[Group], t: Translate) -> "Text | None":
-    """What the numbers of the groups and † mean, where they are used."""
+    """The meaning of the group numbers and of †, where they are used."""
     from rich.text import Text
 
     lines = [f"{group.number}{t('colon')}{describe_group(group, t)}" for group in groups if group.number]

@@ -1,6 +1,8 @@
-"""Everything that `index.html` shows, as one JSON value: rows, what recommends them, layers, provenance, geometry.
+"""Everything that `index.html` shows, as one JSON value: rows, the reasons of recommendations, layers,
+provenance, geometry.
 
-Numbers are those of the rows, rounded to 7 digits. What is the same in many runs (environment, configuration) is kept once.
+Numbers are those of the rows, rounded to 7 digits. Values that many runs share (environment, configuration) are
+kept once.
 """
 
 import shlex
@@ -77,7 +79,9 @@ def page_data(report: Report, lang: str) -> dict[str, Any]:
 
 
 def _columns(metrics: Sequence[tuple[Metric, str]]) -> list[str]:
-    """What the page has of each row: what tells rows apart, the metrics that it shows, times, and the headline metric."""
+    """The columns of each row on the page: those that identify it, the metrics that it shows, times, and the
+    headline metric.
+    """
     found = dict.fromkeys([*_ABOUT, *(column for metric, column in metrics if metric.scope not in TRUTH)])
     prefixes = [f"{reference}." for reference in REFERENCES]
     found |= dict.fromkeys(name for name in COLUMNS if name.startswith(tuple(prefixes)))
@@ -89,7 +93,7 @@ def _columns(metrics: Sequence[tuple[Metric, str]]) -> list[str]:
 
 
 def _metric(metric: Metric, column: str) -> dict[str, Any]:
-    """How the page shows a column: kind is change, speedup, bytes or value; output, where it is one output's."""
+    """The page's form of a column: kind is change, speedup, bytes or value; output, if it is of one output."""
     kinds = {"latency": "speedup"} | dict.fromkeys(TRUTH, "change")
     kind = kinds.get(metric.scope, "bytes" if metric.unit == "MiB" else "value")
     output = column.partition(".")[0] if metric.scope in FIDELITY else None
@@ -105,7 +109,9 @@ def _values(source: Source, columns: Sequence[str]) -> list[Any]:
 
 
 def _group(group: Group, index: dict[int, int]) -> dict[str, Any]:
-    """What its rows share, in both languages, who is on the Pareto front, and who meets each need in which order."""
+    """The common facts of a group's rows, in both languages, the rows on the Pareto front, and the ranking for
+    each need.
+    """
     described: dict[str, Any] = {}
     for lang in LANGUAGES:
         t = translator(lang)
@@ -163,7 +169,7 @@ def _layers(records: Mapping[int, Record]) -> dict[str, Any]:
 
 
 def _provenance(sources: Sequence[Source]) -> dict[str, Any]:
-    """Per run its command, file, configuration and environment; both as the differences from what is common."""
+    """Per run its command, file, configuration and environment; both as differences from common values."""
     first = {
         kind: commonest([getattr(source, kind) for source in sources]) for kind in ("settings", "environment")
     }

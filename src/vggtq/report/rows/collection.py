@@ -32,7 +32,7 @@ class Unreadable:
 
 @dataclass
 class Collection:
-    """What a search found: the newest record of each experiment, and what was left out."""
+    """The result of a search: the newest record of each experiment, and the records that were left out."""
 
     sources: list[Source] = field(default_factory=list)
     refused: list[Source] = field(
@@ -50,7 +50,7 @@ def collect(folders: Sequence[Path], skip: Path | None = None) -> Collection:
             found.sources.append(source_of(path, read_record(path, layers=False)))
         except (OSError, ValueError, RecursionError) as error:
             found.unreadable.append(Unreadable(path, error))
-    for source in sorted(found.sources, key=_started):  # what is newer counts
+    for source in sorted(found.sources, key=_started):  # the newer record counts
         adopt(source.metrics)
     newest, found.superseded = newest_of_each(found.sources)
     found.refused = [source for source in newest if source.refused]
@@ -59,7 +59,9 @@ def collect(folders: Sequence[Path], skip: Path | None = None) -> Collection:
 
 
 def prune_refused(found: Collection) -> list[Path]:
-    """Deletes the runs that never started, and returns their folders. What is not a run's own file stays where it is."""
+    """Deletes the runs that never started, and returns their folders. Files that are not a run's own stay where
+    they are.
+    """
     for source in found.refused:
         folder = source.path.parent
         for name in OWN_FILES:

@@ -13,14 +13,14 @@ from vggtq.report.rows.titles import Settings, unique_titles
 from vggtq.report.rows.verdicts import enter_verdicts
 
 KEY = ("fingerprint", "scenes_hash", "device", "hardware")  # two CPUs are both called "cpu"
-_HINTS = (*KEY, "model", "dataset")  # what a run that failed early may still know
+_HINTS = (*KEY, "model", "dataset")  # facts that a run that failed early may still have
 
 
 @dataclass(frozen=True)
 class Group:
     """Comparable rows, FP32 first and then by compression, failed ones last; `number` 1 is the main group.
 
-    Group 0 collects failed runs that ended too early to tell where they belong.
+    Group 0 collects failed runs that ended too early to be assigned to another group.
     """
 
     number: int
@@ -48,7 +48,7 @@ class Group:
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """What is recommended for each need; nothing for runs that belong to no group."""
+        """The recommendation for each need; nothing for runs that belong to no group."""
         return recommend(self.rows) if self.number else []
 
     def first(self, column: str) -> str | None:
@@ -60,7 +60,7 @@ def group_rows(rows: Sequence[Row], settings: Sequence[Settings] = ()) -> list[G
     """Groups in order of importance: most successful runs first, then the newest. Adds `group`, `title`, verdicts
     (`vggtq.report.rows.verdicts`) and comparable times (`vggtq.report.rows.times`) to rows.
 
-    `settings`, one for each row, tell rows of the same label apart. Rows that have titles keep them.
+    `settings`, one for each row, distinguish rows of the same label. Rows that have titles keep them.
     """
     known = dict(zip(map(id, rows), settings, strict=False))
     members: dict[tuple[object, ...], list[Row]] = {}

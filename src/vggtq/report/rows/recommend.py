@@ -31,15 +31,15 @@ TOLERANCE = 0.01  # of a headline score, in which a loss is acceptable for produ
 EXACT = 1e-5  # mean relative error up to which a run has computed what FP32 computes: sums in another order, no more
 LEAST_AUC = 0.05  # AUC@30 of FP32 below which the data say nothing about production
 LIMITS = {"tolerance": TOLERANCE, "least": LEAST_AUC}  # as the texts name them
-# What ground truth says of a row's loss and TOLERANCE; open: these scenes cannot tell.
+# The verdict of ground truth on a row's loss and TOLERANCE; open: these scenes cannot decide it.
 WITHIN, BEYOND, OPEN = "within", "beyond", "open"
 
-Rule = tuple[str, Callable[[Row], bool]]  # key of its name, and what it asks of a row
+Rule = tuple[str, Callable[[Row], bool]]  # key of its name, and its condition on a row
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Who meets a need, out of how many, and which rows each rule left out.
+    """The row that meets a need, the number of candidates, and the rows that each rule left out.
 
     `basis` says how the row won: `first` by the rules, `second` by their relaxed form, `reference` because no
     compressed row qualifies and FP32 is what remains, `withheld` because FP32 itself fails, `none` without a winner.
@@ -100,7 +100,7 @@ _SOUND: tuple[Rule, ...] = (
 
 
 def fp32_works(row: Row) -> bool:
-    """Whether FP32 finds the cameras of these data, or nobody knows their truth."""
+    """Whether FP32 finds the cameras of these data, or their ground truth is unknown."""
     auc = row.get("geometry.reference.pose.auc_30")
     return auc is None or auc >= LEAST_AUC
 
@@ -174,7 +174,8 @@ def choose(need: str, rows: Sequence[Row]) -> Choice:
 
 
 def rankings(need: str, rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Per basis whoever qualifies, best first; `choose` takes the first of the first basis that has anyone.
+    """Per basis the rows that qualify, best first; `choose` returns the first row of the first basis that has
+    one.
 
     Each rule asks about one row alone, so that the choice among some of the rows is the first of them in these lists.
     """

@@ -1,7 +1,8 @@
-"""Which rows of a large group are shown where not all can be read: in charts, in the terminal, in the text report.
+"""The rows of a large group that are shown where not all can be read: in charts, terminal and text report.
 
-First FP32 and what is recommended; then, in turn, a row of the Pareto front (its ends, then evenly between) and the best
-balanced score of a label that has been shown least: a hundred seeds of one scheme do not crowd out the others.
+FP32 and the recommended rows come first. Then, in turn, follow a row of the Pareto front (its ends, then evenly
+between) and the best balanced score of a label that has been shown least. So a hundred seeds of one scheme do
+not crowd out the others.
 """
 
 from collections import defaultdict

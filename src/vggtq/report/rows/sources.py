@@ -1,4 +1,4 @@
-"""What the report keeps of one record: its row and where its numbers come from, about a tenth of the whole."""
+"""The report's part of a record: its row and the origin of its numbers, about a tenth of the whole."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from vggtq.records.schema import Record
 from vggtq.report.rows.row import Row, record_row
 from vggtq.report.rows.titles import flat
 
-_SAMPLE = 200  # runs: what is common in them is common enough
+_SAMPLE = 200  # runs: the values common in them are common enough
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Source:
     refused: bool  # before it started: nothing was loaded, and the message says all there is to know
     preview: str | None
     has_layers: bool
-    metrics: list[dict[str, Any]]  # what the record tells of those from outside of vggtq
+    metrics: list[dict[str, Any]]  # the record's description of those from outside of vggtq
 
 
 def source_of(path: Path, record: Record) -> Source:
@@ -53,7 +53,7 @@ def source_of(path: Path, record: Record) -> Source:
 
 
 def commonest(all_settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Settings with their commonest value among a sample: what others are told as differences from."""
+    """Settings with their commonest value among a sample: others are given as differences from them."""
     counts: dict[str, Counter[str]] = {}
     for settings in all_settings[:: len(all_settings) // _SAMPLE + 1]:
         for key, value in settings.items():
@@ -62,7 +62,7 @@ def commonest(all_settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def differences(first: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str | None]:
-    """What `own` says otherwise; None for a key that it lacks."""
+    """The values of `own` that differ from those of `first`; None for a key that it lacks."""
     changed: dict[str, str | None] = {key: value for key, value in own.items() if first.get(key) != value}
     return changed | {key: None for key in first if key not in own}
 

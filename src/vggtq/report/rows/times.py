@@ -40,5 +40,5 @@ def common_times(rows: Sequence[Row]) -> list[float]:
 
 
 def measured_times(rows: Sequence[Row]) -> list[float]:
-    """What FP32 took in each of these runs, ascending."""
+    """The times of FP32 in each of these runs, ascending."""
     return sorted(row["fp32.reference_ms_median"] for row in rows if row["fp32.common_ms"] is not None)

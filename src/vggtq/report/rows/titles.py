@@ -1,4 +1,4 @@
-"""What a row is called: its label and, where others share it, the few settings that tell them apart."""
+"""The title of a row: its label and, where others share it, the few settings that distinguish them."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def _enter(found: dict[str, str], prefix: str, node: Any) -> None:
 
 
 def unique_titles(rows: Sequence[Row], settings: Sequence[Settings]) -> list[str]:
-    """Each row's label; where some would be called the same, what differs is added: settings, else name, else hash."""
+    """Each row's label; where titles would be equal, differences are added: settings, else name, else hash."""
     given = [row["title"] for row in rows]
     if all(given) and len(set(given)) == len(given):
         return given
@@ -50,7 +50,7 @@ def shortened(name: str, width: int = 24) -> str:
 
 
 def _differences(titles: Sequence[str], settings: Sequence[Settings]) -> list[str]:
-    """For each row what differs among those of its title, as `seed=5`; empty where that takes too many words."""
+    """For each row the differences among rows of its title, as `seed=5`; empty where they are too long."""
     found = [""] * len(titles)
     for members in _sharing(titles):
         own = [settings[i] for i in members]

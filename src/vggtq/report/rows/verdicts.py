@@ -1,4 +1,4 @@
-"""Which changes against FP32 a report may call better or worse, and how small a change its scenes can show.
+"""The changes against FP32 that may be called better or worse, and the smallest change that scenes can show.
 
 A change is better or worse where its 95 % interval over scenes excludes 0 and its p value, corrected by Holm's method for the
 number of rows that are compared in this metric, is at most .05. FP32's own row is not compared with itself.
@@ -21,9 +21,10 @@ DECIDING = tuple(metric for metric in BUILT_IN if metric.scope in TRUTH and "pap
 
 
 def verdicts(changes: Sequence[Interval | None], direction: int) -> list[str | None]:
-    """For each row's change of one metric: better, worse, open (no difference can be told) or few (too few scenes to tell).
+    """For each row's change of one metric: better, worse, open (no difference can be shown) or few (too few
+    scenes to decide).
 
-    None where no change is known or a scene's is infinite, and for metrics of which neither way is better.
+    None where no change is known or a scene's is infinite, and for metrics without a better direction.
     """
     known = {i: change.p for i, change in enumerate(changes) if change and change.p is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
@@ -89,14 +90,14 @@ def losses(changes: Sequence[Interval | None], direction: int) -> list[str | Non
 
 
 def loss_of(found: Sequence[str | None]) -> str | None:
-    """What all headline scores say together: depth alone cannot show that the cameras are sound, so none may miss."""
+    """Joint verdict of all headline scores. Depth alone cannot show sound cameras, so none may be absent."""
     if not any(found):
         return None
     return BEYOND if BEYOND in found else WITHIN if set(found) == {WITHIN} else OPEN
 
 
 def few_scenes(rows: Iterable[Row], known: Sequence[Metric]) -> bool:
-    """Whether a change in one of these metrics has too few scenes to tell anything."""
+    """Whether a change in one of these metrics has too few scenes for any verdict."""
     return any(verdict_of(row, metric) == FEW for row in rows for metric in known)
 
 

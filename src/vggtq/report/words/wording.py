@@ -1,4 +1,4 @@
-"""Numbers and choices in words: what the tables, the text report and the JSON all say in the same way."""
+"""Numbers and choices in words: the common wording of the tables, the text report and the JSON."""
 
 import math
 import textwrap
@@ -45,7 +45,7 @@ def mib(value: float | None) -> str:
 
 
 def title_of(row: Row) -> str:
-    """What a table calls a row; with ‡ where its recipe was calibrated on images of another kind."""
+    """The name of a row in tables; with ‡ where its recipe was calibrated on images of another kind."""
     return f"{row['title']}{' ‡' if row['calibrated_elsewhere'] else ''}"
 
 
@@ -108,14 +108,14 @@ def _digits(value: float | None, decimals: int | None) -> str:
 
 
 def interval(*values: float) -> list[str]:
-    """The ends of an interval, and what lies within, with as many digits as show on which side of 0 they are."""
+    """The ends of an interval, and the value within, with enough digits to show on which side of 0 they are."""
     least = min((abs(value) for value in values if value), default=1.0)
     digits = min(6, max(3, math.ceil(-math.log10(least))))
     return [signed(value, digits) for value in values]
 
 
 def column_heading(metric: Metric, column: str, t: Translate) -> str:
-    """What stands above a metric's column: `depth PSNR (dB)`, `AUC@30 (FP32)`."""
+    """The heading of a metric's column: `depth PSNR (dB)`, `AUC@30 (FP32)`."""
     label = t(f"metric.{metric.name}") + (f" ({metric.unit})" if metric.unit else "")
     if metric.scope in FIDELITY:
         return f"{column.partition('.')[0]} {label}"
@@ -188,12 +188,12 @@ def describe_group(group: Group, t: Translate) -> str:
 
 
 def cut_note(group: Group, most: int, t: Translate) -> list[str]:
-    """How many of the successful rows are shown, where that is not all of them."""
+    """A note on the number of successful rows shown, where that is not all of them."""
     return [t("cut", n=most, all=len(group.ok))] if len(group.ok) > most else []
 
 
 def rest_note(key: str, items: Sequence[object], most: int, t: Translate) -> list[str]:
-    """How many failed runs or unreadable files are not listed."""
+    """A note on the number of failed runs or unreadable files that are not listed."""
     return [t(key, n=len(items) - most)] if len(items) > most else []
 
 
@@ -217,7 +217,9 @@ def group_notes(group: Group, t: Translate) -> list[str]:
 
 
 def scene_notes(group: Group, t: Translate) -> list[str]:
-    """What the scenes of a group can show: the smallest difference in each headline metric, or that they are too few."""
+    """Notes on the scenes of a group: the smallest difference they can show in each headline metric, or that
+    they are too few.
+    """
     if not group.number:
         return []
     known = shown_truth("paper", group.ok)
@@ -240,7 +242,9 @@ def cut(words: str, width: int) -> str:
 
 
 def explain(choice: Choice, t: Translate) -> str:
-    """Why this row: the rule it won by, its numbers, what was left out, and the caveat of random weights."""
+    """The reasons for this row: the rule it won by, its numbers, the rows left out, and the caveat of random
+    weights.
+    """
     named = choice.basis in ("first", "second")
     key = f"why.{choice.need}.{choice.basis}" if named else f"why.{choice.basis}"
     parts = [t(key, n=choice.candidates, **LIMITS) if named else t(key, **LIMITS)]
@@ -256,7 +260,7 @@ def explain(choice: Choice, t: Translate) -> str:
 
 
 def answer(group: Group, t: Translate) -> str:
-    """What to ship, in one sentence with its numbers; or that nothing is recommended, and why."""
+    """The scheme to ship, in one sentence with its numbers; or that nothing is recommended, and why."""
     choice = next(choice for choice in group.choices if choice.need == "production")
     row = choice.row
     if row is None or choice.basis == "reference":

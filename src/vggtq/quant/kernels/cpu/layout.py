@@ -1,4 +1,4 @@
-"""What layers share that hold their weight in the layout of a CPU kernel."""
+"""The common base of layers that hold their weight in the layout of a CPU kernel."""
 
 from collections.abc import Callable
 from typing import Any

@@ -30,11 +30,11 @@ from vggtq.quant.scheme.weights import MOST_PROGRESSIVE, Weights
 
 log = logging.getLogger(__name__)
 
-INPUTS, RESIDUAL, OUTPUTS = 1, 2, 4  # what goes through ReLU, as `convolve` of the operator numbers it
+INPUTS, RESIDUAL, OUTPUTS = 1, 2, 4  # tensors that go through ReLU, as numbered by `convolve` of the operator
 
 
 class NativeConv(KernelLayoutLinear):
-    """As a linear layer it takes what one window covers, (T, in · height · width).
+    """As a linear layer it accepts the inputs that one window covers, (T, in · height · width).
 
     panels, sums, scales: as VggtqConvolution of interface.h names them. Integer scales of groups are multiplied into the bytes.
     """
@@ -104,7 +104,9 @@ class NativeConv(KernelLayoutLinear):
         return pack((exact + 2 ** (self.spec.bits - 1)).to(torch.uint8), self.spec.bits)
 
     def multiply(self, rows: Tensor) -> Tensor:
-        """What lies below a window that is transposed is as many pixels, each of which gives one place of it."""
+        """The products of rows of inputs with the weight. A transposed window stands for as many pixels as it
+        has taps; each pixel contributes one place of it.
+        """
         images = rows.view(rows.shape[0], -1, *self.window.kernel)
         if not self.window.transposed:
             return self._convolve(images, Window(self.window.kernel, (1, 1))).flatten(1)
@@ -117,7 +119,8 @@ class NativeConv(KernelLayoutLinear):
     def convolve(self, x: Tensor, positive: int = 0, residual: Tensor | None = None) -> Tensor:
         """x: (M, C, H, W), any float dtype. Returns (M, O, H', W') in x's dtype, channels last in memory.
 
-        positive: what goes through ReLU, a sum of INPUTS, RESIDUAL, OUTPUTS. residual: like the output, to be added to it.
+        positive: the tensors that go through ReLU, a sum of INPUTS, RESIDUAL, OUTPUTS. residual: like the
+        output, to be added to it.
         """
         window = self.window
         if not window.transposed:
@@ -192,7 +195,7 @@ def fits_conv(spec: Weights, inputs: Activations, shape: tuple[int, int]) -> boo
 
 @functools.cache
 def is_right(bits: int, progressive: bool, symmetric: bool) -> bool:
-    """Whether a small convolution of whole numbers gives what exact sums give.
+    """Whether a small convolution of whole numbers gives the same results as exact sums.
 
     A wrong one is not used from then on, and a line in the log says so.
     """

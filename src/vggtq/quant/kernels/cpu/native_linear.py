@@ -1,9 +1,9 @@
 """Linear layers on the native kernels: weights of 2 to 8 bits, kept packed, times rounded or float inputs.
 
-Rounded inputs, of at most 8 bits, meet integer weights. The product of codes is exact in 32 bits; what inputs' and weights'
-zero points add is added to it, before scales: once where a row of weights has one scale or integer ones, else after every
-group, in float32. With float inputs a few weights at a time, integers or floats of 4 or 16 bits, become float32 and are
-multiplied.
+Rounded inputs, of at most 8 bits, meet integer weights. The product of codes is exact in 32 bits; the
+contribution of inputs' and weights' zero points is added to it, before scales: once where a row of weights has
+one scale or integer ones, else after every group, in float32. With float inputs a few weights at a time,
+integers or floats of 4 or 16 bits, become float32 and are multiplied.
 """
 
 import functools
@@ -126,7 +126,7 @@ class NativeLinear(KernelLayoutLinear):
         return traced_linear(rows, *self.arguments())
 
     def arguments(self) -> tuple[Any, ...]:
-        """What the operator takes besides the inputs."""
+        """The operator's arguments besides the inputs."""
         names = ("scales", "channel_scales", "zeros", "sums", "weighted_sums", "table")
         weight = (self.out_features, self.spec.bits, self._group, self._scale_type.value)
         buffers = [self._buffers[name] for name in names]
@@ -207,7 +207,9 @@ class NativeLinear(KernelLayoutLinear):
 
 
 def in_product(packed: PackedWeight, bits: int) -> PackedWeight:
-    """The weight with its codes rounded to `bits` bits, 7 of 8, halves to the even code: what is multiplied then."""
+    """The weight with its codes rounded to `bits` bits, 7 of 8, halves to the even code: the codes that are
+    multiplied then.
+    """
     if bits == packed.spec.bits:
         return packed
     assert (bits, packed.spec.bits) == (7, 8) and packed.scale is not None
@@ -257,7 +259,8 @@ def _required() -> Library:
 def is_right(
     kind: str, bits: int, symmetric: bool, scale_dtype: str, group: int | None, rounded: bool
 ) -> bool:
-    """Whether the kernel for such weights gives what exact sums give on a small product with the codes at both ends.
+    """Whether the kernel for such weights gives the same results as exact sums on a small product with the
+    codes at both ends.
 
     A wrong one is not used from then on, and a line in the log says so.
     """

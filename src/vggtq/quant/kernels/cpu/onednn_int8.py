@@ -20,7 +20,7 @@ from vggtq.quant.numbers.input_codes import (
 from vggtq.quant.numbers.packed import PackedWeight
 from vggtq.quant.scheme.activations import Activations
 
-# Tokens that are rounded, multiplied and scaled together: what lies between stays in the cache, and in memory used before.
+# Tokens that are rounded, multiplied and scaled together: intermediates stay in cache and in reused memory.
 TOKENS_AT_A_TIME = 512
 
 
@@ -36,7 +36,7 @@ class OneDnnInt8Linear(KernelLayoutLinear):
 
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
         super().__init__(packed, bias, activations)
-        # 128 less than what is stored: symmetric codes as they are, asymmetric ones shifted for the kernel.
+        # 128 less than the stored codes: symmetric codes as they are, asymmetric ones shifted for the kernel.
         codes = (packed.codes ^ 128).view(torch.int8)
         # The kernel's layout replaces the codes; to_dense() gives them back.
         self._weight = torch.ops.onednn.qlinear_prepack(codes, None)
@@ -76,7 +76,7 @@ class OneDnnInt8Linear(KernelLayoutLinear):
 
     @property
     def _numbers(self) -> Activations:
-        """What inputs are rounded to at run time, before an input range is known as well."""
+        """The rounding of inputs at run time, also before an input range is known."""
         return unknown_range(self.activations) if self.activations.mode == "static" else self.activations
 
     @property
@@ -106,7 +106,7 @@ class OneDnnInt8Linear(KernelLayoutLinear):
         return affine_token_codes(rows, token_scale, token_zero), token_scale, token_zero
 
     def multiply(self, rows: Tensor) -> Tensor:
-        if torch.is_grad_enabled():  # what is written in place knows no gradients
+        if torch.is_grad_enabled():  # writing in place supports no gradients
             with torch.no_grad():
                 return self.multiply(rows)
         if self.input_range is not None or self._numbers.scale_granularity == "per_tensor":

@@ -1,7 +1,8 @@
-"""Which of several CPU kernels that compute the same numbers a layer gets: by the shape of its weight and by the CPU.
+"""The choice among CPU kernels that compute the same numbers, by the shape of a layer's weight and by the CPU.
 
-Static rules from measured rounds (docs/measurements/2026-11-21-zen4.md, "Which kernel computes a layer"); the record names
-the rule of each layer that has one. How many tokens a call brings is not known when weights are laid out.
+Static rules from measured rounds (docs/measurements/2026-11-21-zen4.md, "Which kernel computes a layer"); the
+record names the rule of each layer that has one. The number of tokens in a call is not known when weights are
+laid out.
 """
 
 import os
@@ -16,7 +17,8 @@ SMALL_WEIGHT = 2**18
 def int8_on_amx(shape: tuple[int, int]) -> bool:
     """Whether W8A8 of (out, in) symmetric weights is left to oneDNN, which multiplies on AMX, as native kernels do not yet.
 
-    Not for small weights, where what a call costs beside its product rules; nor where VGGTQ_MAX_ISA asks for less than AMX.
+    Not for small weights, where the cost of a call beside its product dominates; nor where VGGTQ_MAX_ISA asks
+    for less than AMX.
     """
     asked = os.environ.get(native.VARIABLE, "amx") == "amx"
     return asked and has_amx() and shape[0] * shape[1] > SMALL_WEIGHT
@@ -28,5 +30,5 @@ def has_avx512() -> bool:
 
 
 def has_amx() -> bool:
-    """Whether the CPU has AMX and torch uses what it offers."""
+    """Whether the CPU has AMX and torch uses it."""
     return has_avx512() and bool(torch.cpu._is_amx_tile_supported())

@@ -1,4 +1,4 @@
-"""How a convolution walks over its input, where an integer kernel may walk so."""
+"""The path of a convolution over its input, for integer kernels that follow it."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Window:
 
     @property
     def taps(self) -> int:
-        """Places in it."""
+        """The number of places in the window."""
         return self.kernel[0] * self.kernel[1]
 
 

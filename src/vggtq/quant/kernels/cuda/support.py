@@ -1,4 +1,4 @@
-"""What this machine's GPU and its software can run, asked once."""
+"""The capabilities of this machine's GPU and its software, asked once."""
 
 import functools
 import importlib.util
@@ -37,7 +37,7 @@ def runs_triton(device: torch.device, least: tuple[int, int]) -> bool:
 
 
 def output_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What nn.Linear would return for an input of this dtype: autocast's dtype where autocast is on, else the input's."""
+    """The dtype of nn.Linear's output for an input of this dtype: autocast's where it is on, else its own."""
     if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
         return torch.get_autocast_dtype(device.type)
     return dtype
