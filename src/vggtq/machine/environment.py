@@ -31,7 +31,7 @@ PACKAGES = (
 
 @dataclass
 class Environment:
-    """Where the run happened. Nothing identifies the machine or its user."""
+    """Software and hardware of the run. Nothing identifies the machine or its user."""
 
     vggtq: str  # version
     code: str  # first 12 hex digits over the source that runs are made of

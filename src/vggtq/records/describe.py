@@ -1,4 +1,4 @@
-"""What a record says of a scheme, a model, its layers, its bytes and its images."""
+"""A record's entries on a scheme, a model, its layers, its bytes and its images."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""What to know of a model before its results are believed; the same words in runs and in predictions."""
+"""Notes on the domain of a model and of its calibration; the same words in runs and in predictions."""
 
 RENDERED = ("objects", "rooms")  # data sets, and calibrations, of procedural scenes
 

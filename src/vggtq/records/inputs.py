@@ -1,4 +1,4 @@
-"""What a run reads from disks: the record's `inputs`, and whether they are still the same.
+"""The files that a run reads: the record's `inputs`, and whether they are still the same.
 
 Sizes and times of change are compared first, which costs nothing; only where they differ, as after copying or unpacking again,
 are contents read. A file that changed with its size and its time of change the same goes unnoticed.
@@ -13,7 +13,7 @@ from vggtq.records.of_run import InputsEntry
 
 
 def describe_inputs(config: Config) -> InputsEntry | None:
-    """How many files and bytes, and digests of what the file system says of them and of what they contain; no names.
+    """Numbers of files and bytes, a digest of sizes and times of change, and one of contents; names are not kept.
 
     None where the model or a data set does not tell what it reads.
     """

@@ -135,7 +135,7 @@ class CalibrationEntry:
 
 @dataclass
 class SolverEntry:
-    """How good the solution is."""
+    """The quality of the solution."""
 
     status: str  # `optimal`, or why not
     gap: float  # how far from the best the solution may be, relative

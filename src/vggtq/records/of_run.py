@@ -82,7 +82,7 @@ class CachedScene:
 
 @dataclass
 class BaselineEntry:
-    """Where the FP32 outputs came from.
+    """The origin of the FP32 outputs.
 
     The cache (the subfolder `baseline` of `cache`, null for none) knows outputs by weights, network code and settings, images,
     device, torch version, threads and instruction set; each entry carries its identity and a digest of its tensors, which are
@@ -116,7 +116,7 @@ class LatencyEntry:
 
 @dataclass
 class EngineEntry:
-    """What ran the quantized model, where that was not torch. Predictions, latency and memory are this engine's."""
+    """The engine that ran the quantized model, if it was not torch. Predictions, latency and memory are of this engine."""
 
     name: str  # as in `engine=`
     version: str  # of the engine
@@ -197,7 +197,7 @@ class Code:
 
 @dataclass
 class RescoredEntry:
-    """Which program scored the run again, and how."""
+    """The program that scored the run again, and its settings."""
 
     when: str  # UTC, ISO 8601
     vggtq: str  # version, as in `environment`

@@ -28,7 +28,7 @@ REASONS = {
 
 
 class NotARecord(ValueError):
-    """What a file is instead of a record: a key of REASONS and its values."""
+    """The reason why a file is no record: a key of REASONS and its values."""
 
     def __init__(self, key: str, **values: Any) -> None:
         super().__init__(REASONS[key].format(**values))
@@ -46,7 +46,7 @@ def find_records(folders: Sequence[Path], skip: Path | None = None) -> list[Path
 
 
 def _walk(folder: Path, skipped: str | None) -> Iterator[tuple[str, Path]]:
-    """Where each record really is, and its path below `folder`. Links to folders are not followed."""
+    """The real path of each record, and its path below `folder`. Links to folders are not followed."""
     top = os.path.realpath(folder)
     if folder.is_file():
         yield top, folder
