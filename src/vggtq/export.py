@@ -10,6 +10,7 @@ from vggtq.config.compose import run_candidates
 from vggtq.config.schema import Config
 from vggtq.config.validate import composed
 from vggtq.errors import ConfigError
+from vggtq.machine.memory import release_at_once
 from vggtq.terminal.command_line import entry
 from vggtq.terminal.help import Command
 from vggtq.terminal.logs import log_lines
@@ -141,6 +142,7 @@ def _size(size: list[int] | None, model: Any) -> list[int]:
 
 
 def _convert(options: Options, out: Path) -> None:
+    release_at_once()  # or the temporary tensors of layer after layer add up to several times the file
     with log_lines():
         with Steps() as steps:
             written = convert(options, out, steps)

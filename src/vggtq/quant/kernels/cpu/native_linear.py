@@ -182,12 +182,14 @@ class NativeLinear(KernelLayoutLinear):
         packed = in_product(packed, self.product_bits)
         zero, scale = packed.zero_point, packed.scale
         assert scale is not None
+        if not self._group and self._scale_type != ScaleType.INTEGER:
+            codes = unpack(packed.codes, self.spec.bits, self.in_features)
+            middle = packed.offset if zero is None else 128 if self.spec.bits == 8 else zero.to(torch.int32)
+            sums = codes.sum(1, keepdim=True, dtype=torch.int32) - self.in_features * middle
+            return {"sums": sums, "weighted_sums": None}
         exact = packed.integer_codes()
-        if not self._group or self._scale_type == ScaleType.INTEGER:
-            if self._scale_type == ScaleType.INTEGER:
-                exact = exact * self._per_column(scale)
-            elif zero is not None:
-                exact = exact - (128 if self.spec.bits == 8 else self._per_column(zero))
+        if self._scale_type == ScaleType.INTEGER:
+            exact = exact * self._per_column(scale)
             return {"sums": exact.sum(1, keepdim=True, dtype=torch.int32), "weighted_sums": None}
         if self.activations.mode == "dynamic" and self.activations.symmetric:
             return {"sums": None, "weighted_sums": None}
@@ -213,8 +215,9 @@ def in_product(packed: PackedWeight, bits: int) -> PackedWeight:
     if bits == packed.spec.bits:
         return packed
     assert (bits, packed.spec.bits) == (7, 8) and packed.scale is not None
-    codes = (packed.integer_codes().float() / 2).round() + packed.offset
-    return replace(packed, codes=codes.to(torch.uint8), scale=2 * packed.scale)
+    half = packed.codes >> 1
+    codes = half + (packed.codes & half & 1) + packed.offset // 2
+    return replace(packed, codes=codes, scale=2 * packed.scale)
 
 
 def _variant(spec: Weights, bits: int, activation_bits: int | None) -> str:

@@ -26,8 +26,11 @@ def fields(bits: int) -> list[tuple[int, int]]:
 def codes_to_panels(codes: Tensor, bits: int, lanes: int, panel: int) -> Tensor:
     """codes: (N, C) uint8, N and C padded already. Returns (N · C · bits / 8,) uint8."""
     rows, columns = codes.shape
-    vectors = codes.view(rows // panel, panel // lanes, lanes, columns // 4, 4).permute(0, 3, 1, 2, 4)
-    units = vectors.reshape(-1, 8, 4 * lanes)
+    fours = codes.contiguous().view(torch.int32)  # four inputs move as one number
+    vectors = fours.view(rows // panel, panel // lanes, lanes, columns // 4).permute(0, 3, 1, 2)
+    units = vectors.contiguous().view(torch.uint8).view(-1, 8, 4 * lanes)
+    if bits == 8:
+        return units.flatten()
     parts = []
     for width, low in fields(bits):
         lane = ((units >> low) & (2**width - 1)).view(-1, width, 8 // width, 4 * lanes)
@@ -43,8 +46,8 @@ def codes_from_panels(packed: Tensor, bits: int, lanes: int, panel: int, shape: 
         part = packed[:, start : start + width]
         lane = torch.stack([(part >> (width * i)) & (2**width - 1) for i in range(8 // width)], dim=2)
         units, start = units + (lane.flatten(1, 2) << low), start + width
-    vectors = units.view(rows // panel, columns // 4, panel // lanes, lanes, 4)
-    return vectors.permute(0, 2, 3, 1, 4).reshape(rows, columns)
+    vectors = units.contiguous().view(torch.int32).view(rows // panel, columns // 4, panel // lanes, lanes)
+    return vectors.permute(0, 2, 3, 1).contiguous().view(torch.uint8).view(rows, columns)
 
 
 def groups_to_panels(values: Tensor, rows: int, panel: int) -> Tensor:
