@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import onnx_ir
 
 OPSET = 21  # the first with blocks in DequantizeLinear and with int4
-LARGEST = 2**31 - 2**20  # of a protobuf file; beyond it weights lie in a file beside
+LARGEST = 2**28  # of weights within the file; a larger file would be in memory as a whole, and 2 GiB is protobuf's limit
 OPERATORS = torch.ops.vggtq_export
 
 
 def write_onnx(
     network: nn.Module, images: torch.Tensor, path: Path, metadata: Mapping[str, str], outputs: list[str]
 ) -> None:
-    """Writes the file, and weights beyond 2 GB as NAME.onnx.data beside it. Raises ExportError.
+    """Writes the file, and more than LARGEST bytes of weights as NAME.onnx.data beside it. Raises ExportError.
 
     network: from `exportable`. images: (S, 3, H, W) of the size that the file takes. outputs: names, in the network's order.
     """

@@ -29,7 +29,11 @@ class Worker:
             return self._measured(request)
         if "open" in request:
             self.session = open_session(Path(request["open"]), request["threads"], request["precision"])
-            return {"version": self.session.version, "threads": self.session.threads}
+            return {
+                "engine": type(self.session).__name__,
+                "version": self.session.version,
+                "threads": self.session.threads,
+            }
         if "images" in request:
             self.images = _read(request["images"])
             self.session.check(self.images.shape)
