@@ -10,18 +10,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from helpers.live_bytes import LiveBytes
 from helpers.prediction_cases import photographs, video, write_model
+from helpers.runs import TINY
 from vggtq.artifact.read import read_header
 from vggtq.data.frames import Frames
 from vggtq.errors import ConfigError
-from vggtq.models.loading import VGGTModel
+from vggtq.export import main as export
+from vggtq.models.loading import VGGTModel, model_of
 from vggtq.models.vggt.network import VGGT
 from vggtq.network.bounded import bound_
 from vggtq.network.memory import KEY_BLOCK, Memory
 from vggtq.predict.__main__ import main
-from vggtq.predict.budget import Budget
+from vggtq.predict.budget import Budget, weight_bytes
 from vggtq.predict.inputs import Inputs
 from vggtq.predict.plan import BLOCK_SCRATCH, GIB, HEAD_SCRATCH, LADDER, Plan, Shapes, choices, largest, plan
 from vggtq.predict.windows.options import Windows
@@ -68,6 +71,20 @@ def test_what_is_alive_is_what_is_planned(memory: Memory) -> None:
     blocks = max(stages["patch embed"], stages["attention"]) - BLOCK_SCRATCH
     expected = max(blocks, stages["heads"] - HEAD_SCRATCH)
     assert 0.8 * expected < live.peak <= 1.02 * expected
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "int4_group", "w4a8", "nvfp4"])
+def test_the_plan_counts_every_byte_of_the_weights(scheme: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    assert export([*TINY, f"scheme={scheme}", f"out={path}"]) == 0
+    stored = load_file(path)
+    skeleton = model_of(read_header(path).model or {}).skeleton()
+    counted = weight_bytes(skeleton, read_header(path), path)
+    packed = {name: tensor.nbytes for name, tensor in stored.items() if name not in skeleton.state_dict()}
+    assert packed and packed.items() <= counted.items()
+    assert sum(counted.values()) == sum(packed.values()) + sum(
+        4 * tensor.numel() for name, tensor in stored.items() if name not in packed
+    )
 
 
 def test_a_prediction_stays_within_its_budget(tmp_path: Path) -> None:

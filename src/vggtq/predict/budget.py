@@ -1,6 +1,7 @@
 """`budget_gb=`: the plan that fits, before the model is loaded, and its comparison with the measured peak."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from vggtq.artifact.header import Header
 from vggtq.data.select import count
 from vggtq.errors import ConfigError
 from vggtq.machine.memory import peak_rss_bytes, release_at_once, release_free_memory, rss_bytes
-from vggtq.models.checkpoints.files import SAFETENSORS_DTYPES, open_tensors
+from vggtq.models.checkpoints.files import open_tensors
 from vggtq.models.loading import model_of
 from vggtq.models.network import Network
 from vggtq.models.vggt.network import VGGT
@@ -65,7 +66,7 @@ class Budget:
         release_at_once()  # or peaks grow by what the C library keeps
         _warm_up()
         self.bytes, self._gb = int(gb * GIB), gb
-        sizes = _weights(skeleton, header, path)
+        sizes = weight_bytes(skeleton, header, path)
         unused = 0 if points else sum(v for k, v in sizes.items() if k.startswith(POINT_HEAD))
         self._weights = sum(sizes.values()) - unused
         largest_weight = 4 * max(t.numel() for t in skeleton.parameters())
@@ -158,7 +159,7 @@ def _up(size: int) -> str:
     return f"{-(-size * 100 // GIB) / 100:.2f}"
 
 
-def _weights(skeleton: Network, header: Header, path: Path) -> dict[str, int]:
+def weight_bytes(skeleton: Network, header: Header, path: Path) -> dict[str, int]:
     """Bytes in memory by the name of a tensor: quantized ones as they are stored, all others in float32."""
     users = Counter(entry.codes for entry in header.layers)
     floats = skeleton.state_dict(keep_vars=True)
@@ -168,25 +169,17 @@ def _weights(skeleton: Network, header: Header, path: Path) -> dict[str, int]:
     stored = open_tensors(path.expanduser())
     for name, (shape, dtype) in stored.layout.items():
         if name not in floats:
-            item = getattr(torch, SAFETENSORS_DTYPES.get(dtype, ""), None)
-            bytes_each = item.itemsize if item else _ITEM.get(dtype, 1)
-            sizes[name] = bytes_each * torch.Size(shape).numel() * max(1, users[name.rpartition(".")[0]])
+            sizes[name] = (
+                _bytes_each(dtype) * torch.Size(shape).numel() * max(1, users[name.rpartition(".")[0]])
+            )
     stored.close()
     return sizes
 
 
-_ITEM = {
-    "U8": 1,
-    "I8": 1,
-    "I16": 2,
-    "I32": 4,
-    "I64": 8,
-    "F8_E4M3": 1,
-    "F16": 2,
-    "BF16": 2,
-    "F32": 4,
-    "F64": 8,
-}
+def _bytes_each(dtype: str) -> int:
+    """Of `float16`, `U8`, `F8_E4M3` and so on: a name without a number is a byte."""
+    bits = re.search(r"\d+", dtype)
+    return int(bits[0]) // 8 if bits else 1
 
 
 def _warm_up() -> None:
