@@ -100,7 +100,7 @@ def convert(options: Options, out: Path, steps: Steps) -> "ExportedFile":
         module, about, size = _quantized(config, options.image_size, steps)
     steps.step(f"exporting to {options.format}, images of {size[0]}×{size[1]}")
     images = next(iter(Objects(count=1, frames=2, size=size).scenes())).images  # where parity is measured
-    return export_network(module, options.format, out, images, about)
+    return export_network(module, options.format, out, images, about, keep=False)
 
 
 def _stored(path: str, size: list[int] | None, steps: Steps) -> "_Ready":

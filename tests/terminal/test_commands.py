@@ -93,6 +93,21 @@ def test_commands_are_explained_and_completed_without_torch() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("mistake", ["scheme=int4_groop", "grup_size=64"])
+def test_a_misspelt_run_is_refused_before_torch_is_imported(mistake: str, tmp_path: Path) -> None:
+    code = """
+import sys
+from vggtq.run.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    print(end, "torch" in sys.modules)
+"""
+    line = [sys.executable, "-c", code, mistake]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert re.search(r"did you mean (int4_group|group_size)\? False$", done.stdout.strip())
+
+
 def test_names_have_one_word_or_two() -> None:
     assert named(["bench", "cuda", "rounds=3"]) == ("bench cuda", ["rounds=3"])
     assert named(["bench", "kernels"]) == ("bench", ["kernels"])

@@ -61,11 +61,17 @@ def check_format(format_: str, path: Path) -> None:
 
 
 def export_network(
-    model: nn.Module, format_: str, path: Path, images: Tensor, metadata: Mapping[str, str]
+    model: nn.Module,
+    format_: str,
+    path: Path,
+    images: Tensor,
+    metadata: Mapping[str, str],
+    keep: bool = True,
 ) -> ExportedFile:
     """Writes the network for images of this size, and NAME.json with its parity. Raises ExportError and DiskFull.
 
     images: (S, 3, H, W) float32 on the CPU, S > 1; what parity is measured on. metadata: what the file says of its origin.
+    keep: False makes the model useless, and saves the memory of its codes while the file is made.
     """
     known = dict(metadata) | {
         "size": json.dumps(list(images.shape[-2:])),
@@ -73,11 +79,12 @@ def export_network(
     }
     ours, exact = _predictions(model, images)
     _check_disk(model, path)
+    weights_rounded = _rounds_weights(model)
     with temporary_folder(path.parent.absolute()) as folder:
         inside = folder / path.name
-        engine_rounds = _write(model, format_, inside, images, known, list(ours))
+        engine_rounds = _write(model, format_, inside, images, known, list(ours), keep)
         engine, found = _predicted_by_engine(inside, images)
-        otherwise = engine_rounds or _rounds_weights(model)
+        otherwise = engine_rounds or weights_rounded
         parity = compare(found, ours, exact, otherwise)
         for name, entry in parity.items():
             log.info("parity  %s: relative error %.2g, limit %.2g", name, entry.error, entry.limit)
@@ -97,14 +104,20 @@ def export_network(
 
 
 def _write(
-    model: nn.Module, format_: str, path: Path, images: Tensor, known: Mapping[str, str], outputs: list[str]
+    model: nn.Module,
+    format_: str,
+    path: Path,
+    images: Tensor,
+    known: Mapping[str, str],
+    outputs: list[str],
+    keep: bool,
 ) -> bool:
     """Whether the engine is to round inputs itself."""
     if format_ == "torch_export":
         write_torch(ExportedNetwork(model), images, path, known)
         return False
     target = OPENVINO if format_ == "openvino" else ONNX
-    with exportable(model, target, _size(images)) as network:
+    with exportable(model, target, _size(images), keep) as network:
         if format_ == "onnx":
             write_onnx(network, images, path, known, outputs)
             return False

@@ -34,10 +34,13 @@ class ExportedNetwork(nn.Module):
 
 
 @contextmanager
-def exportable(model: nn.Module, target: Target, size: tuple[int, int]) -> Iterator[ExportedNetwork]:
+def exportable(
+    model: nn.Module, target: Target, size: tuple[int, int], keep: bool = True
+) -> Iterator[ExportedNetwork]:
     """The network with layers of an exported graph in place of quantized ones, for a `with` block. Raises ExportError.
 
-    size: height and width of the images that the graph will take.
+    size: height and width of the images that the graph will take. keep: False releases each quantized layer as soon as its
+    counterpart is made, and the model keeps the counterparts.
     """
     chosen = {
         str(module.attention_dtype)
@@ -49,13 +52,18 @@ def exportable(model: nn.Module, target: Target, size: tuple[int, int]) -> Itera
         raise ExportError(
             f"scheme.attention={name} has no operator in {target.name}; use scheme.attention=float32, or format=torch_export"
         )
-    pairs = [(layer, _counterpart(layer, target)) for layer in _quantized(model)]
-    swap_modules_(model, {id(layer): exported for layer, exported in pairs})
+    layers, kept = _quantized(model)[::-1], dict[int, nn.Module]()
     try:
+        while layers:
+            layer = layers.pop()
+            exported = _counterpart(layer, target)
+            swap_modules_(model, {id(layer): exported})
+            if keep:
+                kept[id(exported)] = layer
         with fixed_positions(model, size):
             yield ExportedNetwork(model).eval()
     finally:
-        swap_modules_(model, {id(exported): layer for layer, exported in pairs})
+        swap_modules_(model, kept)
 
 
 @contextmanager

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import onnx_ir
 
 OPSET = 21  # the first with blocks in DequantizeLinear and with int4
-LARGEST = 2**28  # of weights within the file; a larger file would be in memory as a whole, and 2 GiB is protobuf's limit
+LARGEST = (
+    2**28
+)  # of weights within the file; a larger file would be in memory as a whole, and 2 GiB is protobuf's limit
 OPERATORS = torch.ops.vggtq_export
 
 

@@ -16,6 +16,7 @@ from vggtq.config.messages import explain, known_keys
 from vggtq.config.schema import Config
 from vggtq.errors import ConfigError, VggtqError
 from vggtq.machine import signals
+from vggtq.run.task import failures, task
 from vggtq.terminal.command_line import answered, stop_printing
 from vggtq.terminal.help import Command, table
 from vggtq.terminal.options import unknown
@@ -60,9 +61,7 @@ def main() -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signals.install()
     _answer_at_once()
-    # numpy, pandas and torch take seconds to import
-    from vggtq.run.job import failures, task
-    from vggtq.sweep import sweep
+    from vggtq.sweep import sweep  # imports numpy
 
     try:
         # argparse takes all overrides in one piece; users write --multirun anywhere.

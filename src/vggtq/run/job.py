@@ -1,7 +1,4 @@
-"""One job of Hydra's: measured unless its record is there already, and told in a few lines.
-
-Launchers import this module in every process that runs jobs, and find there what a configuration needs to be composed.
-"""
+"""One job of Hydra's: measured unless its record is there already, and told in a few lines."""
 
 import logging
 import re
@@ -13,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vggtq.config.compose import register
 from vggtq.config.validate import Job
 from vggtq.files.atomic import remove_leftovers
 from vggtq.files.cache import waiting_lock
@@ -21,6 +17,7 @@ from vggtq.machine.exhausted import release_memory
 from vggtq.records.of_run import ErrorEntry
 from vggtq.records.schema import Record
 from vggtq.run.experiment import keep, run
+from vggtq.run.task import failures
 from vggtq.sweep import sweep
 from vggtq.sweep.journal import Entry, Journal
 from vggtq.sweep.resume import Earlier, earlier
@@ -28,12 +25,8 @@ from vggtq.sweep.tracking import track
 
 log = logging.getLogger(__name__)
 
-register()
 
-failures: list[str] = []  # why runs of this process failed
-
-
-def task(cfg: DictConfig) -> None:
+def measured(cfg: DictConfig) -> None:
     """A failure is recorded and told in one line, and never ends a sweep unless fail_fast=true asks for it."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
