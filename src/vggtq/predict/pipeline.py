@@ -35,7 +35,6 @@ from vggtq.predict.plan import LADDER, Plan
 from vggtq.predict.result import Prediction, PredictionError, as_prediction, defects
 from vggtq.predict.sources import Source, read_sources
 from vggtq.predict.windows.options import Windows
-from vggtq.predict.windows.run import joined, predict_windows
 from vggtq.predict.windows.store import Store, alone
 from vggtq.quant.kernels.per_tensor import check_inputs
 from vggtq.records.domain import model_notes
@@ -72,6 +71,8 @@ def predict(options: Options, argv: list[str]) -> None:
     folder = OutputFolder(
         Path(options.out).expanduser(), options.overwrite, options.windows.frames is not None
     )
+    if options.windows.frames is not None:
+        import vggtq.predict.windows.run  # noqa: F401  # brings scipy, which counts before the plan
     budget = _budget(options, sources, device)
     with Steps() as steps, ExitStack() as until_written:
         steps.step("reading images")
@@ -200,6 +201,8 @@ def _predictions(
             if how.windows is None:
                 prediction, described = _predict(loaded, inputs, how.head, steps), dict[str, Any]()
             else:
+                from vggtq.predict.windows.run import joined, predict_windows  # with scipy
+
                 place, digest = how.place / source.key, source.header.digest
                 store = Store.of(place, digest, how.memory, how.head, how.device)
                 seen = predict_windows(loaded, inputs, how.windows, how.head, store, steps)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from vggtq.predict.windows.options import LEAST, Windows
 
@@ -76,6 +75,13 @@ def along(count: int, size: int, overlap: int) -> list[list[int]]:
     return [list(range(start, start + size)) for start in starts]
 
 
+def _distances(first: Features, second: Features) -> NDArray[np.float64]:
+    """Euclidean, from every row of the first to every row of the second."""
+    from scipy.spatial.distance import cdist  # half a second, and few predictions need windows
+
+    return np.asarray(cdist(first, second))
+
+
 def by_similarity(features: Features) -> list[int]:
     """An order of the images from the first one on: next comes the most similar image that is left.
 
@@ -84,7 +90,7 @@ def by_similarity(features: Features) -> list[int]:
     """
     order, left = [0], set(range(1, len(features)))
     while left:
-        apart = cdist(features[order[-1]][None], features)[0]
+        apart = _distances(features[order[-1]][None], features)[0]
         order.append(min(left, key=lambda image: (apart[image], image)))
         left.discard(order[-1])
     return order
@@ -99,9 +105,9 @@ def closing(features: Features, windows: Sequence[Sequence[int]], most: int) -> 
     """
     size, found = len(windows[0]), list[tuple[float, int, int, int, int]]()
     pairs = zip(features, features[size // 4 :], strict=False)
-    most_apart = float(np.median([cdist(a[None], b[None]) for a, b in pairs]))
+    most_apart = float(np.median([_distances(a[None], b[None]) for a, b in pairs]))
     for first, window in enumerate(windows):
-        apart = cdist(features[window[0] : window[-1] + 1], features)  # never of all images at once
+        apart = _distances(features[window[0] : window[-1] + 1], features)  # never of all images at once
         for second in range(first + APART, len(windows)):
             other = windows[second]
             part = apart[:, other[0] : other[-1] + 1]

@@ -9,7 +9,6 @@ to a seventeenth (1024 wide) of the time that the sums and differences of the fa
 import functools
 
 import torch
-from scipy.linalg import hadamard
 from torch import Tensor
 
 NARROW = 64  # blocks up to here are one product
@@ -61,4 +60,6 @@ def _rotated(rows: Tensor, width: int, stride: int) -> Tensor:
 @torch.inference_mode(False)  # its results are used in training too
 def _sylvester(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(width, width) of ±1, exact in every dtype; H_2n = [[H_n, H_n], [H_n, -H_n]]."""
+    from scipy.linalg import hadamard  # takes half a second to import, and few schemes rotate
+
     return torch.from_numpy(hadamard(width)).to(device, dtype)
