@@ -27,10 +27,9 @@ $(TOOLS): $(READY)
 run: $(READY) ## quantize the default model, compare it with FP32, leave a record and a picture
 	$(PY) -m vggtq.run $(ARGS)
 
-# One thread for each of the processes: half the time of one process with two threads. One process more than there are cores,
-# because some tests wait for processes that they start.
-test: $(TOOLS) ## run all tests, four at a time at most
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist worksteal $(ARGS)
+# One thread for each of the processes: half the time of one process with two threads.
+test: $(TOOLS) ## run all tests, four at a time where there are as many cores
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 # torch keeps what it has allocated to the end, which is no leak.
 test-native: $(TOOLS) ## test the native kernels with sanitizers, and as g++, clang++ and a compiler for ARM build them
