@@ -72,7 +72,8 @@ def test_an_export_from_an_artifact_and_one_from_the_checkpoint_are_the_same(
     """The exporter, which takes most of the time, gets the same network and the same recipe."""
     given: list[tuple[nn.Module, str, Path, Tensor, dict[str, str]]] = []
 
-    def take(*arguments: Any) -> ExportedFile:
+    def take(*arguments: Any, keep: bool) -> ExportedFile:
+        assert not keep
         given.append(arguments)
         return ExportedFile(arguments[2], (), "none", {})
 
