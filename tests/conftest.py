@@ -1,7 +1,9 @@
 """Settings that hold for all tests, and the fixtures that several files share."""
 
+import contextlib
 import gc
 import os
+import sys
 from collections.abc import Iterator
 
 # Before torch is loaded. Threads that wait for work in a loop would take the processors from the tests beside them.
@@ -18,6 +20,13 @@ from vggtq.machine import native
 # No test asserts a time, not even one of a single example.
 settings.register_profile("vggtq", deadline=None)
 settings.load_profile("vggtq")
+
+# Logging that is configured anew, as submitit does on import, closes the stream of absl's handler unless it is standard error.
+# OpenVINO and TensorBoard import absl during a test, when standard error is pytest's own file.
+with contextlib.suppress(ImportError):
+    from absl.logging import get_absl_handler
+
+    get_absl_handler().python_handler.stream = sys.__stderr__
 
 hydra.compose = composing.kept  # in this process; commands in processes of their own have Hydra's
 
