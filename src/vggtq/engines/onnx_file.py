@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import onnx_ir
 
 OPSET = 21  # the first with blocks in DequantizeLinear and with int4
-LARGEST = (
-    2**28
-)  # of weights within the file; a larger file would be in memory as a whole, and 2 GiB is protobuf's limit
+# Bytes of weights within the file. A file is in memory as a whole while it is written, and protobuf allows 2 GiB.
+LARGEST = 2**28
 OPERATORS = torch.ops.vggtq_export
 
 

@@ -1,5 +1,5 @@
-"""The function that Hydra calls with a composed configuration. torch is imported then, so that Hydra refuses a misspelt option
-before.
+"""The function that Hydra calls with a composed configuration. It imports torch only when it is called, so Hydra refuses a
+misspelt option without waiting for torch.
 
 Launchers import this module in every process that runs jobs, and find there what a configuration needs to be composed.
 """
