@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int64_t kTokens = 7, kRows = 19, kColumns = 64;
-constexpr const char* kLevels[] = {"portable", "avx2", "avx_vnni", "avx512_vnni"};
+constexpr const char* kLevels[] = {"portable", "avx2", "avx_vnni", "avx512_vnni", "amx"};
 
 bool failed = false;
 
@@ -252,6 +252,6 @@ void check_level(int32_t level) {
 }  // namespace
 
 int main() {
-  for (int32_t level = 0; level < 4; level++) check_level(level);
+  for (int32_t level = 0; level < 5; level++) check_level(level);
   return failed ? 1 : 0;
 }

@@ -312,6 +312,17 @@ def test_four_bits_stay_four_bits_in_memory() -> None:
     assert layer.backend == f"native_{native.describe()}_w4a8"
 
 
+@pytest.mark.parametrize("group", [None, 64])
+def test_more_tokens_and_outputs_than_the_cache_holds(isa: str, group: int | None) -> None:
+    tokens, rows, columns = 550, 170, 8192  # more than one block and chunk of a cache of 2 MB
+    spec = Weights(bits=4, granularity="group" if group else "per_channel", group_size=group)
+    packed = packed_of(3, spec, (rows, columns))
+    layer = NativeLinear(packed, None, DYNAMIC)
+    x = whole_inputs(layer, tokens, 3)
+    exact = x @ in_product(packed, layer.product_bits).dequantize(torch.float32).t()
+    torch.testing.assert_close(layer(x), exact, rtol=1e-5, atol=0.25 if group else 0)
+
+
 @pytest.mark.parametrize("tokens", [1, 5, 250])
 def test_results_do_not_depend_on_threads(isa: str, tokens: int) -> None:
     threads, x = torch.get_num_threads(), draw("outliers", tokens, 320, seed=2)
@@ -434,14 +445,19 @@ def test_a_wrong_kernel_is_not_used(
 
 
 @built
-def test_large_bytes_are_left_to_amx_unless_it_is_ruled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tiles_of_its_own_the_library_leaves_large_bytes_to_onednn_on_amx(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rules, "has_amx", lambda: True)
     monkeypatch.delenv(native.VARIABLE, raising=False)
-    large, small = (1024, 1024), (64, 64)
+    large, small, library = (1024, 1024), (64, 64), native.library()
+    monkeypatch.setattr(library, "isa", "amx")
+    assert linear_backend(Weights(), DYNAMIC, large, CPU) is NativeLinear
+    monkeypatch.setattr(library, "isa", "avx512_vnni")
     assert linear_backend(Weights(), DYNAMIC, large, CPU) is OneDnnInt8Linear
     for other, shape in ((Weights(), small), (Weights(symmetric=False), large), (Weights(bits=4), large)):
         assert linear_backend(other, DYNAMIC, shape, CPU) is NativeLinear
-    monkeypatch.setenv(native.VARIABLE, native.describe())
+    monkeypatch.setenv(native.VARIABLE, "avx512_vnni")
     assert linear_backend(Weights(), DYNAMIC, large, CPU) is NativeLinear
 
 

@@ -207,7 +207,7 @@ def _surroundings_are_right() -> bool:
     norm, generator = nn.LayerNorm(2 * BLOCK, eps=1e-3), torch.Generator().manual_seed(0)
     for parameter in norm.parameters():  # so small that outputs lie where GELU bends
         parameter.normal_(0, 1e-3, generator=generator)
-    gamma, residual = (torch.randn(*shape, generator=generator) for shape in ((35,), (15, 35)))
+    gamma, residual = (torch.randn(*shape, generator=generator) for shape in ((35,), (len(x), 35)))
     found = _linear(layer, x, norm, True, gamma, residual)
     wanted = residual + F.gelu(layer(norm(x))) * gamma
     # A code differs by one now and then, where LayerNorm differs in its last bits.

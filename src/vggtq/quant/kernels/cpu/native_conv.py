@@ -56,7 +56,7 @@ class NativeConv(KernelLayoutLinear):
         self._exact_bits = native.input_bits(8 if packed.spec.progressive else packed.spec.bits, True)
         super().__init__(packed, bias, activations)
         self.window = window
-        self.backend = f"native_{native.isa}_conv_w{self.spec.bits}a{self.activation_bits}"
+        self.backend = f"native_{native.vectors}_conv_w{self.spec.bits}a{self.activation_bits}"
         self.register_buffer("scale", packed.scale)
         self.register_buffer("zero_point", None)
         self.register_buffer("tensor_scale", packed.tensor_scale)

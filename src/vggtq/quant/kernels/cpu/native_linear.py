@@ -60,9 +60,8 @@ class NativeLinear(KernelLayoutLinear):
         self._fixed: tuple[float, ...] | None = None  # bits … smallest of the operator
         self._native = _required()
         super().__init__(packed, bias, activations)
-        self.backend = (
-            f"native_{self._native.isa}_{_variant(self.spec, self.product_bits, self.activation_bits)}"
-        )
+        isa = self._native.vectors if activations.mode == "none" else self._native.isa
+        self.backend = f"native_{isa}_{_variant(self.spec, self.product_bits, self.activation_bits)}"
         self._shapes = {name: tuple(t.shape) for name, t in packed.tensors.items()}
         grouped = packed.scale is not None and packed.scale.shape[1] > 1
         self._group = group_columns(self.in_features, self.spec) if grouped else 0
@@ -282,9 +281,9 @@ def is_right(
 
 
 def small_product(
-    spec: Weights, rounded: bool, columns: int = 67
+    spec: Weights, rounded: bool, columns: int = 125
 ) -> tuple[PackedWeight, NativeLinear, Tensor]:
-    """A weight of 35 rows, its layer, and 15 tokens: whole numbers, whose scales are powers of two, so that sums are exact."""
+    """A weight of 35 rows, its layer, and 19 tokens: whole numbers, whose scales are powers of two, so that sums are exact."""
     rows, bits = 35, spec.bits
     groups = -(-columns // group_columns(columns, spec))
     generator = torch.Generator().manual_seed(bits)
@@ -317,6 +316,6 @@ def small_product(
     )
     layer = NativeLinear(packed, None, Activations("dynamic" if rounded else "none"))
     largest = 2 ** ((layer.activation_bits or 8) - 1) - 1
-    x = torch.randint(-largest, largest + 1, (15, columns), generator=generator).to(torch.float32)
+    x = torch.randint(-largest, largest + 1, (19, columns), generator=generator).to(torch.float32)
     x[:, 0], x[0] = largest, largest
     return packed, layer, x

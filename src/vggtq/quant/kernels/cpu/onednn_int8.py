@@ -1,4 +1,4 @@
-"""W8A8 linear layers by oneDNN, where there are no native kernels and on AMX."""
+"""W8A8 linear layers by oneDNN, where there are no native kernels, or none for a CPU with AMX."""
 
 import functools
 
@@ -60,7 +60,7 @@ class OneDnnInt8Linear(KernelLayoutLinear):
     @property
     def rule(self) -> str:
         left = self.spec.symmetric and int8_on_amx((self.out_features, self.in_features))
-        return "oneDNN instead of native kernels, which do not multiply on AMX yet" if left else ""
+        return "oneDNN on AMX instead of native kernels, which were built without it" if left else ""
 
     def stored_codes(self) -> Tensor:
         return self._weight.to_dense().t().contiguous().view(torch.uint8) ^ 128

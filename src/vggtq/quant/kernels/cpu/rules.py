@@ -15,13 +15,14 @@ SMALL_WEIGHT = 2**18
 
 
 def int8_on_amx(shape: tuple[int, int]) -> bool:
-    """Whether W8A8 of (out, in) symmetric weights is left to oneDNN, which multiplies on AMX, as native kernels do not yet.
+    """Whether W8A8 of (out, in) symmetric weights is left to oneDNN: it multiplies on AMX, and the native library cannot.
 
-    Not for small weights, where the cost of a call beside its product dominates; nor where VGGTQ_MAX_ISA asks
-    for less than AMX.
+    The library cannot if its compiler's assembler did not know AMX. Small weights stay with it, since the cost of a call
+    beside its product dominates there, and so do all weights if VGGTQ_MAX_ISA asks for less than AMX.
     """
     asked = os.environ.get(native.VARIABLE, "amx") == "amx"
-    return asked and has_amx() and shape[0] * shape[1] > SMALL_WEIGHT
+    found = native.library() if asked and has_amx() else None
+    return found is not None and found.isa != "amx" and shape[0] * shape[1] > SMALL_WEIGHT
 
 
 def has_avx512() -> bool:

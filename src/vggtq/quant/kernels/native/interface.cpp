@@ -16,14 +16,62 @@
 #ifdef VGGTQ_X86
 #include <cpuid.h>
 #endif
+#ifdef VGGTQ_AMX
+#include <sys/syscall.h>
+
+#include "amx.h"
+#endif
 
 namespace {
 
 std::atomic<const Kernels*> kernels{&kPortable};
 
 #ifdef VGGTQ_X86
-constexpr int kLevels = 4;
-const Kernels* const kByLevel[kLevels] = {&kPortable, &kAvx2, &kAvxVnni, &kAvx512Vnni};
+constexpr int kLevels = 5;
+
+#ifdef VGGTQ_AMX
+#ifdef VGGTQ_PLAIN_TILES
+const Kernels& kBesideTiles = kPortable;
+#else
+const Kernels& kBesideTiles = kAvx512Vnni;
+#endif
+
+const Kernels* amx() {
+  static const Kernels all = [] {
+    Kernels own = kBesideTiles;
+    own.name = "amx";
+    own.tile_tokens = 96;  // 3 · 32 by tiles, 8 · 12 by vectors
+    own.linear = linear_by_tiles;
+    return own;
+  }();
+  return &all;
+}
+
+// Whether the CPU has tiles of integers and the system lets this process use them.
+bool has_tiles() {
+#ifdef VGGTQ_PLAIN_TILES
+  return true;
+#endif
+  constexpr unsigned kTiles = 1u << 24, kIntegers = 1u << 25;
+  constexpr long kAskPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) == 0 || (d & kIntegers) == 0) return false;
+  static const bool permitted = syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0;
+  return permitted;
+}
+#else
+const Kernels* amx() { return nullptr; }
+bool has_tiles() { return false; }
+#endif
+
+#ifdef VGGTQ_PLAIN_TILES
+const Kernels* by_level(int32_t level) { return level == 4 ? amx() : &kPortable; }
+bool supported(int32_t level) { return level == 0 || (level == 4 && has_tiles()); }
+#else
+const Kernels* by_level(int32_t level) {
+  const Kernels* const known[kLevels] = {&kPortable, &kAvx2, &kAvxVnni, &kAvx512Vnni, amx()};
+  return known[level];
+}
 
 bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -42,16 +90,16 @@ bool supported(int32_t level) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_float16();
   if (level == 1) return avx2;
   if (level == 2) return avx2 && has_avx_vnni();
-  if (level == 3) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
-  }
-  return level == 0;
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
+  if (level == 3) return avx512;
+  return level == 4 ? avx512 && has_tiles() : level == 0;
 }
+#endif
 #else
 constexpr int kLevels = 1;
-const Kernels* const kByLevel[kLevels] = {&kPortable};
+const Kernels* by_level(int32_t) { return &kPortable; }
 bool supported(int32_t level) { return level == 0; }
 #endif
 
@@ -72,7 +120,7 @@ struct Product {
 
   Share share(int32_t number) const {
     const int64_t t = number / by_panels, p = number % by_panels, step = (call.tokens + by_tokens - 1) / by_tokens;
-    const int64_t even = (step + 11) / 12 * 12;  // whole tiles of every instruction set
+    const int64_t tile = kernels.tile_tokens, even = (step + tile - 1) / tile * tile;
     const int64_t first = even * t < call.tokens ? even * t : call.tokens;
     const int64_t last = even * (t + 1) < call.tokens ? even * (t + 1) : call.tokens;
     return {first, last, panels() * p / by_panels, panels() * (p + 1) / by_panels};
@@ -184,13 +232,13 @@ InputNumbers affine_numbers(Range range, int32_t bits) {
   return {scale, static_cast<int32_t>(std::nearbyint(-range.low / scale)), 0, largest};
 }
 
-int32_t vggtq_interface() { return 6; }
+int32_t vggtq_interface() { return 7; }
 
 int32_t vggtq_supports(int32_t level) { return level >= 0 && level < kLevels && supported(level); }
 
 int32_t vggtq_use_level(int32_t level) {
   if (!vggtq_supports(level)) return 1;
-  kernels = kByLevel[level];
+  kernels = by_level(level);
   return 0;
 }
 

@@ -121,7 +121,8 @@ struct VggtqRotation {
 
 // Changes with everything below, so that Python refuses a library of other sources.
 VGGTQ_API int32_t vggtq_interface();
-// Whether CPU and system support an instruction set: 0 portable, 1 avx2, 2 avx_vnni, 3 avx512_vnni.
+// Whether CPU and system support an instruction set: 0 portable, 1 avx2, 2 avx_vnni, 3 avx512_vnni,
+// 4 amx.
 VGGTQ_API int32_t vggtq_supports(int32_t level);
 // Uses this instruction set from now on; returns 0, or 1 if it is not built in or not supported.
 VGGTQ_API int32_t vggtq_use_level(int32_t level);

@@ -71,6 +71,7 @@ struct Band {
 struct Kernels {
   const char* name;
   int32_t lanes, panel;
+  int32_t tile_tokens;  // a multiple of the tokens of every product's tile
   int32_t (*weight_bits)(int32_t weight_bits, bool symmetric);
   int32_t (*input_bits)(int32_t weight_bits, bool symmetric);
   // Of all inputs of these tokens; false without memory.

@@ -2,7 +2,12 @@
 #include "vectors_portable.h"
 
 namespace {
-constexpr int kTileRows = 4, kFloatRows = 4, kColumns = 2;
+#ifdef VGGTQ_PLAIN_TILES
+constexpr int kColumns = 4;  // the panels of AMX
+#else
+constexpr int kColumns = 2;
+#endif
+constexpr int kTileRows = 4, kFloatRows = 4;
 constexpr bool kScalesInProduct = false;
 constexpr bool kSevenBits = false;
 constexpr int kConvolutionRows = 4;
@@ -20,6 +25,6 @@ INLINE Ints dot_at(Ints sums, Ints input, const int8_t* codes) { return dot_byte
 #include "float_linear.inl.h"
 
 const Kernels kPortable = {
-    "portable",   kLanes, kPanel, product_weight_bits, exact_input_bits, range_of_tokens, exact_linear,
-    float_linear, attend, rotate, convolve_band,       range_of_image,
+    "portable",   kLanes,       kPanel, 12,     product_weight_bits, exact_input_bits, range_of_tokens,
+    exact_linear, float_linear, attend, rotate, convolve_band,       range_of_image,
 };

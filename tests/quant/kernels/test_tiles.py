@@ -1,0 +1,38 @@
+"""The products by tiles of AMX on any CPU: a build whose tiles are plain C++ passes the tests of native products."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vggtq.machine import native
+
+ROOT = Path(__file__).parents[3]
+CMAKE = (sys.executable, "-m", "cmake")
+TESTED = (
+    "integers_give or references or threads or beyond_a_buffer or broken_rows_stay or come_back or saturates"
+    " or cache_holds"
+)
+
+
+@pytest.mark.skipif(native.problem() is not None, reason=f"no native kernels: {native.problem()}")
+def test_tiles_compute_what_integers_give(tmp_path: Path) -> None:
+    source = ROOT / "src/vggtq/quant/kernels/native/cmake"
+    ran(*CMAKE, "-S", source, "-B", tmp_path, "-DVGGTQ_PLAIN_TILES=ON")
+    ran(*CMAKE, "--build", tmp_path)
+    library = {"VGGTQ_LIBRARY": str(tmp_path / "vggtq_native.so"), "OMP_NUM_THREADS": "1"}
+    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-n", "0", "-k", f"amx and ({TESTED})")
+    tests = Path(__file__).with_name("test_native.py")
+    output = ran(sys.executable, "-m", "pytest", *options, tests, **library)
+    assert " passed" in output and "failed" not in output and "skipped" not in output, output
+
+
+def ran(*command: str | Path, **variables: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment | variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
