@@ -297,7 +297,10 @@ def test_the_handin_says_what_the_paper_says_in_five_documents(tmp_path: Path, l
         assert paragraphs
         assert all(paragraph in paper_text for paragraph in paragraphs)
     assert "](comprehensive_visualizations.png)" in texts["3_results.md"]
-    assert "report.template=handin" in texts["2_process.md"]
+    own = f"vggtq report {runs} report.template=handin" + (" report.lang=zh" if lang == "zh" else "")
+    assert own in texts["2_process.md"].splitlines(), "the command makes the report in its language"
+    assert "`outputs/runs`" in texts["2_process.md"], "where the commands write"
+    assert {"en": "Bits per weight: ", "zh": "每权重位数："}[lang] in texts["1_design.md"], "12 bits of INT8"
     assert "python -m vggtq scheme=int8" in texts["2_process.md"]
     assert "None" not in "".join(texts.values())
 

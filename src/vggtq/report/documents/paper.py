@@ -69,7 +69,7 @@ def _markdown(report: Report, group: Group, source: Source, t: Translate) -> str
     parts += [f"## {t('paper.charts')}", f"![{t('charts', file=CHART)}]({CHART})"]
     parts += [f"## {t('paper.analysis')}", *analysis(group, t)]
     parts += [f"## {t('paper.conclusion')}", conclusion(group, t)]
-    return "\n\n".join([*parts, f"## {t('paper.appendix')}", commands_of(report, group, "paper")])
+    return "\n\n".join([*parts, f"## {t('paper.appendix')}", commands_of(report, group, "paper", t)])
 
 
 def schemes_table(group: Group, t: Translate) -> str:
@@ -77,7 +77,7 @@ def schemes_table(group: Group, t: Translate) -> str:
     that says so.
     """
     table = rows_table(_scheme_cells(t), group.shown(DRAWN_ROWS), left=4)
-    return "\n\n".join([table, *cut_note(group, DRAWN_ROWS, t)])
+    return "\n\n".join([table, t("paper.bits.note"), *cut_note(group, DRAWN_ROWS, t)])
 
 
 def results_table(group: Group, t: Translate) -> str:
@@ -85,10 +85,10 @@ def results_table(group: Group, t: Translate) -> str:
     return rows_table(cells("paper", group.ok, t), group.shown(DRAWN_ROWS))
 
 
-def commands_of(report: Report, group: Group, template: str) -> str:
+def commands_of(report: Report, group: Group, template: str, t: Translate) -> str:
     """A block with the command behind each row, and that of the report."""
     commands = dict.fromkeys(row["command"] for row in group.shown(DRAWN_ROWS) if row["command"])
-    return _code([*commands, _own_command(report, template)])
+    return f"{t('paper.commands')}\n\n{_code([*commands, _own_command(report, template, t)])}"
 
 
 def setup(group: Group, source: Source, t: Translate) -> list[str]:
@@ -162,9 +162,9 @@ def _left_out(report: Report, group: Group, t: Translate) -> list[str]:
     ]
 
 
-def _own_command(report: Report, template: str) -> str:
-    folders = " ".join(map(str, report.folders))
-    return f"vggtq report {folders} report.template={template}".replace("  ", " ")
+def _own_command(report: Report, template: str, t: Translate) -> str:
+    words = ["vggtq report", *map(str, report.folders), f"report.template={template}", t("paper.lang")]
+    return " ".join(filter(None, words))
 
 
 def _code(lines: Sequence[str]) -> str:
