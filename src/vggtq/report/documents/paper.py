@@ -37,7 +37,7 @@ def paper_files(report: Report, t: Translate) -> dict[str, str]:
     group, source = found
     return {
         "paper.md": _markdown(report, group, source, t),
-        "results.tex": latex_table(group, cells("paper", group.ok, t), t),
+        "results.tex": latex_table(group, cells("paper", group.ok, t, report.columns), t),
     }
 
 
@@ -60,7 +60,7 @@ def _markdown(report: Report, group: Group, source: Source, t: Translate) -> str
     parts += [f"## {t('paper.schemes')}", schemes_table(group, t)]
     parts += [
         f"## {t('paper.results')}",
-        results_table(group, t),
+        results_table(group, t, report.columns),
         t("paper.results.note"),
         *scene_notes(group, t),
         t("paper.cite"),
@@ -80,9 +80,9 @@ def schemes_table(group: Group, t: Translate) -> str:
     return "\n\n".join([table, t("paper.bits.note"), *cut_note(group, DRAWN_ROWS, t)])
 
 
-def results_table(group: Group, t: Translate) -> str:
-    """The table of results of each scheme, with the same rows."""
-    return rows_table(cells("paper", group.ok, t), group.shown(DRAWN_ROWS))
+def results_table(group: Group, t: Translate, names: Sequence[str] = ()) -> str:
+    """The table of results of each scheme, with the same rows; `names` of metrics choose its columns."""
+    return rows_table(cells("paper", group.ok, t, names), group.shown(DRAWN_ROWS))
 
 
 def commands_of(report: Report, group: Group, template: str, t: Translate) -> str:
@@ -163,7 +163,9 @@ def _left_out(report: Report, group: Group, t: Translate) -> list[str]:
 
 
 def _own_command(report: Report, template: str, t: Translate) -> str:
-    words = ["vggtq report", *map(str, report.folders), f"report.template={template}", t("paper.lang")]
+    words = ["vggtq report", *map(str, report.folders), f"report.template={template}"]
+    words += [f"report.columns=[{','.join(report.columns)}]"] if report.columns else []
+    words.append(t("paper.lang"))
     return " ".join(filter(None, words))
 
 
