@@ -79,7 +79,7 @@ def test_both_pages_on_extending_show_the_same_files_and_commands() -> None:
     assert len(shown_files(english)) == 12
     assert shown_files(english) == shown_files(chinese)
     commands = [re.findall(r"^python -m .*", page.read_text("utf-8"), re.MULTILINE) for page in EXTENDING]
-    assert commands[0] == commands[1] and len(commands[0]) == 8
+    assert commands[0] == commands[1] and len(commands[0]) == 10
 
 
 def _in_folder(folder: Path, module: str, *arguments: str) -> str:

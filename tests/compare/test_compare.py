@@ -1,6 +1,10 @@
 """One command measures all schemes, reports them and fills the folder to hand in; a second one measures nothing again."""
 
+import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,12 +12,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from helpers.command import vggtq
+from helpers.forked import printed, started
 from helpers.runs import TINY
 from vggtq import compare
 from vggtq.compare.runs import Options
 from vggtq.errors import ConfigError
 
-QUICK = [*(word for word in TINY if not word.startswith("model=")), "timing=off", "fresh_memory=false"]
+REST = [word for word in TINY if not word.startswith("model=")]
+QUICK = [*REST, "timing=off", "fresh_memory=false"]
 MODEL = next(word for word in TINY if word.startswith("model="))
 
 
@@ -44,6 +50,25 @@ def test_a_scheme_that_fails_is_named_and_the_others_are_reported(tmp_path: Path
     )
     assert done.returncode == 1
     assert "calibration" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_comparison_ends_the_run_too(number: int, status: int, tmp_path: Path) -> None:
+    endless = ["timing.rounds=100000", "timing.references=[fp32]", "fresh_memory=false"]
+    arguments = [MODEL, *REST, *endless, "schemes=[int8_dynamic]"]
+    process = started(tmp_path, *arguments, module="vggtq.compare")
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("comparison.png")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(process.pid, number)  # the comparison alone, as a scheduler or `kill` does
+        process.join(timeout=60)
+    finally:
+        process.kill()
+    assert process.exitcode == status, printed(tmp_path)
+    (record,) = tmp_path.rglob("result.json")  # the run has written it before the comparison ended
+    error = json.loads(record.read_text("utf-8"))["error"]
+    assert error["message"] == "terminated by SIGTERM"
 
 
 @pytest.mark.parametrize(

@@ -78,26 +78,24 @@ GPTQ = kept("(`gptq_w4a16`)")
 
 SOURCES: dict[str, dict[str, list[Source]]] = {
     README: {
-        "| FP32 | 4542 MiB": [FRAMES, FILES, whole("FP32"), engine("FP32 ("), small("FP32 (")],
+        "| FP32 | 1.00 (13.8": [FRAMES, FILES, whole("FP32"), engine("FP32 ("), small("FP32 (")],
         "| W8A8 (`int8_dynamic`)": [FRAMES, FILES, whole("W8A8"), engine("W8A8 |"), small("W8A8 |")],
-        "| W8A8, `scheme.attention": [
+        "| W8A8, INT8 attention": [
             FILES,
             whole("W8A8, attention INT8"),
             engine("W8A8, attention"),
             small("W8A8, attention"),
         ],
-        "| W4A8 in groups": [
+        "| W4A8, INT8 attention": [
             whole("W4A8 group 64 progressive, attention INT8"),
             engine("W4A8 in groups of 64, attention"),
             small("W4A8 in groups of 64, attention"),
         ],
         "| INT4 weights": [FRAMES, FILES, engine("INT4 weights in"), small("INT4 weights in")],
-        "| OpenVINO FP32": [engine("OpenVINO FP32"), small("OpenVINO FP32"), small("our INT4 weights in Op")],
-        "| ONNX Runtime FP32": [
-            engine("our INT4 weights in ONNX"),
-            small("FP32 in ONNX"),
-            small("our INT4 weights in ONNX"),
-        ],
+        "| OpenVINO, FP32": [engine("OpenVINO FP32"), small("OpenVINO FP32")],
+        "| OpenVINO, our INT4": [small("our INT4 weights in Op")],
+        "| ONNX Runtime, FP32": [small("FP32 in ONNX")],
+        "| ONNX Runtime, our": [engine("our INT4 weights in ONNX"), small("our INT4 weights in ONNX")],
         "W8A8 needs smoothing": [NEAREST_W8A8, seven_bits("int8_dynamic")],
         "Both commands work in a fresh": ["3.11: the Python that pyproject.toml asks for"],
         "55 layers quantized": ["34.8 9.6 3.61: printed by the command above"],
@@ -116,7 +114,10 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         "On an H200": TEN_FRAMES,
     },
     CHOOSING: {
-        "| no visible loss, a quarter": [f".001: {COMPARED}"],
+        "| no visible loss, 8 bits": [
+            f".001: {COMPARED}",
+            (XEON, "VGGT-1B with random weights and the track"),
+        ],
         "| no visible loss, and speed": [
             *[NEAREST_W8A8, VNNI, AVX2],
             seven_bits("int8_dynamic"),
@@ -143,7 +144,27 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
             (XEON, "VGGT-1B with random weights and the track"),
             "92: from the network's shapes",
         ],
+        "- **Time.**": [VNNI, AVX2, engine("INT4 weights in")],
         "- **Accuracy.**": [GPTQ, NEAREST_W4A4],
+        "| AVX2 alone | W8A8": [
+            *[FRAMES, FILES, engine("W8A8, attention"), seven_bits("smoothquant_w8a8")],
+            (EPYC, "W8A8 has 1.51 × and W4A8"),
+        ],
+        "| AVX2 alone | W4A8": [
+            *[engine("W4A8 in groups of 64, attention"), kept("(`w4a8`)")],
+            (EPYC, "W8A8 has 1.51 × and W4A8"),
+        ],
+        "| AVX2 alone | INT4": [FRAMES, FILES, engine("INT4 weights in"), engine("OpenVINO FP32"), GPTQ],
+        "| AVX-512 VNNI | W8A8": [
+            *[FRAMES, FILES, whole("W8A8, attention INT8"), kept("(`smoothquant_w8a8`)")],
+        ],
+        "| AMX | BF16": [FRAMES, FILES, (XEON, "| BF16 | 2.16 # Whole models")],
+        "| AMX | W8A8": [
+            *[FRAMES, FILES, (XEON, "| W8A8 | 2.02 # Whole models"), kept("(`smoothquant_w8a8`)")],
+            (XEON, "Whole VGGT-1B at 224 pixels: W8A8"),
+        ],
+        "| NVIDIA H200 | FP8": TEN_FRAMES,
+        "| NVIDIA H200 | INT4": TEN_FRAMES,
     },
     ACCURACY: {
         "Measured on": [
@@ -175,7 +196,19 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         ],
         "- **A CPU with AMX": [*means("BF16", "5.38", "2.36"), *means("W8A8 per-channel", "3.64", "3.31")],
         "- **A large GPU": TEN_FRAMES,
-        "- **Weight-only schemes": [VNNI, FEW_TOKENS],
+        "- **Weight-only schemes": [
+            *[
+                VNNI,
+                AVX2,
+                FEW_TOKENS,
+                engine("INT4 weights in"),
+                (XEON, "| INT4 group 64 | 0.87 # Whole models"),
+            ],
+            *[
+                (CASCADE, f"| geometric mean of the four shapes, {row} |")
+                for row in ("1 token | | 3.77", "1 token | | 3.04", "16 tokens | | 2.59")
+            ],
+        ],
         "- **Small models: OpenVINO": [
             *[small("OpenVINO FP32"), small("W4A8 in groups of 64 |"), small("our W8A8 in OpenVINO")],
         ],

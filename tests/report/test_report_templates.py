@@ -297,7 +297,10 @@ def test_the_handin_says_what_the_paper_says_in_five_documents(tmp_path: Path, l
         assert paragraphs
         assert all(paragraph in paper_text for paragraph in paragraphs)
     assert "](comprehensive_visualizations.png)" in texts["3_results.md"]
-    assert "report.template=handin" in texts["2_process.md"]
+    own = f"vggtq report {runs} report.template=handin" + (" report.lang=zh" if lang == "zh" else "")
+    assert own in texts["2_process.md"].splitlines(), "the command makes the report in its language"
+    assert "`outputs/runs`" in texts["2_process.md"], "where the commands write"
+    assert {"en": "Bits per weight: ", "zh": "每权重位数："}[lang] in texts["1_design.md"], "12 bits of INT8"
     assert "python -m vggtq scheme=int8" in texts["2_process.md"]
     assert "None" not in "".join(texts.values())
 
@@ -341,3 +344,22 @@ def test_categories_are_averaged_each_by_itself_and_with_equal_weight(tmp_path: 
     flat = [with_scenes(fp32(), 0.0), with_scenes(record("INT8"), -0.1)]
     build_report([write(tmp_path / "flat", flat)], tmp_path / "out", template="multi_scene")
     assert "Means by category" not in (tmp_path / "out" / "multi_scene.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_columns_of_the_paper_can_be_chosen(tmp_path: Path) -> None:
+    runs = write(tmp_path / "runs", [fp32(), record("INT8", 8, 0.004, 1.3)])
+    names = ["depth.mae", "stored_bytes", "pose.auc_5"]
+    build_report([runs], tmp_path / "out", template="paper", columns=names)
+    text = (tmp_path / "out" / "paper.md").read_text(encoding="utf-8")
+    headings = [
+        line for line in text.splitlines() if line.startswith("| Scheme | depth MAE | Size (MiB) | AUC@5")
+    ]
+    assert len(headings) == 1 and headings[0].count("|") == 5
+    assert "report.columns=[depth.mae,stored_bytes,pose.auc_5]" in text
+    latex = (tmp_path / "out" / "results.tex").read_text(encoding="utf-8")
+    assert r"\begin{tabular}{lrrr}" in latex
+    with pytest.raises(ConfigError, match=r"columns: pose.auc_4 is not one of .* did you mean pose.auc_"):
+        build_report([runs], tmp_path / "out", template="paper", columns=["pose.auc_4"])
+    with pytest.raises(ConfigError, match="add template=paper"):
+        build_report([runs], tmp_path / "out", columns=names)

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from vggtq.compare import USUAL
 from vggtq.config.compose import config_folders
 from vggtq.config.compose import options as choices
 from vggtq.errors import ConfigError, DataError, check_choice, did_you_mean
+from vggtq.machine import signals
 from vggtq.report.build import build_report
 from vggtq.report.documents.results import Report
 from vggtq.report.words.texts import LANGUAGES
@@ -18,6 +20,7 @@ from vggtq.terminal.options import option
 from vggtq.terminal.progress import Steps
 
 JOB = re.compile(r"#\d+ : (?:\+variant|scheme)=(\S+)")  # as Hydra announces one
+TO_END_S = 3.0
 TOLD = re.compile(r"^(job \d+ failed|failed: |error: )")
 
 
@@ -106,7 +109,10 @@ def measure_all(options: Options) -> tuple[Report, bool]:
 
 
 def _run(command: list[str], steps: Steps) -> bool:
-    """One sweep in a process of its own; each run keeps its log. Returns whether all went well."""
+    """One sweep in a process of its own; each run keeps its log. Returns whether all went well.
+
+    An interrupted comparison ends the sweep, and waits until it has written its record.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", "vggtq.run", *command],
         stdout=subprocess.PIPE,
@@ -115,15 +121,33 @@ def _run(command: list[str], steps: Steps) -> bool:
         encoding="utf-8",
     )
     assert child.stdout
-    running = False
-    with child:
-        for line in child.stdout:
-            if job := JOB.search(line):
-                steps.tell(job.group(1))
-                if running:
-                    steps.advance()
-                running = True
-            elif TOLD.match(line):
-                print(line, end="", flush=True)
+    try:
+        with child:
+            _follow(child.stdout, steps)
+    except KeyboardInterrupt:
+        signals.settled()
+        _end(child)
+        raise
     steps.advance()
     return child.returncode == 0
+
+
+def _end(child: "subprocess.Popen[str]") -> None:
+    """A terminal sends Ctrl-C to both processes, `kill` and schedulers to one alone."""
+    try:
+        child.wait(TO_END_S)  # a second signal would interrupt the writing of the record
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        child.wait()
+
+
+def _follow(lines: IO[str], steps: Steps) -> None:
+    running = False
+    for line in lines:
+        if job := JOB.search(line):
+            steps.tell(job.group(1))
+            if running:
+                steps.advance()
+            running = True
+        elif TOLD.match(line):
+            print(line, end="", flush=True)

@@ -25,8 +25,8 @@ def model_notes(
     notes = []
     if domain is not None:
         notes.append(
-            f"{name} was trained on {domain} alone: {images} are resized to its {image_size} pixels, and it reconstructs "
-            "them poorly"
+            f"{name} was trained on {domain} alone: {images} are resized to its {image_size} pixels, and it "
+            "reconstructs other scenes poorly"
         )
     if random:
         notes.append(f"the weights of {name} are random: fidelity to FP32 is real, reconstruction is not")

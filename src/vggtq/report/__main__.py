@@ -33,6 +33,11 @@ class Options:
         "standard",
         choices=tuple(TEMPLATES),
     )
+    columns: list[str] = option(
+        "with template=paper: the metrics in its tables, by their names in comparison.csv or in short, e.g. "
+        "[stored_bytes,pose.auc_5,depth.abs_rel]; the headline ones where it is left out",
+        [],
+    )
     prune: str = option(
         "refused: first delete the folders of runs that were refused before they started",
         "none",
@@ -61,7 +66,9 @@ def _work(options: Options) -> int:
     folders = [Path(folder) for folder in options.folders]
     if options.folders == ["outputs"] and not folders[0].is_dir():
         raise DataError(nothing_found(folders, Collection()))
-    report = build_report(folders, Path(options.out), options.lang, options.template, options.prune)
+    report = build_report(
+        folders, Path(options.out), options.lang, options.template, options.prune, options.columns
+    )
     tell(summary(report, options.lang))
     return int(options.strict and bool(report.unreadable))
 

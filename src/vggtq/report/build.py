@@ -30,6 +30,7 @@ from vggtq.report.documents.tables import (
 from vggtq.report.documents.text import group_text, heading, unreadable_text, wrap
 from vggtq.report.page.html import page
 from vggtq.report.rows.collection import Collection, collect, prune_refused
+from vggtq.report.rows.columns import named
 from vggtq.report.rows.groups import group_rows
 from vggtq.report.rows.row import record_row
 from vggtq.report.rows.titles import flat
@@ -54,15 +55,23 @@ Values = Sequence[Sequence[Any]]  # of all rows, by column
 
 
 def build_report(
-    folders: Sequence[Path], out: Path, lang: str = "en", template: str = "standard", prune: str = "none"
+    folders: Sequence[Path],
+    out: Path,
+    lang: str = "en",
+    template: str = "standard",
+    prune: str = "none",
+    columns: Sequence[str] = (),
 ) -> Report:
     """Merge every record below `folders` and write the report into `out`; `template` says what besides the standard files.
 
-    prune=refused deletes the folders of runs that were refused before they started. DataError if there is nothing to report;
+    prune=refused deletes the folders of runs that were refused before they started. columns: the names of the metrics in the
+    tables of template=paper, empty for the usual ones. DataError if there is nothing to report;
     ConfigError for a folder that does not exist, an unknown language or template.
     """
     folders, out = [Path(folder) for folder in folders], Path(out)
     _check(folders, lang, template)
+    if columns and template != "paper":
+        raise ConfigError("columns=[…] are those of the table of template=paper; add template=paper")
     with _told_as_one_line(out):
         if out.exists() and not out.is_dir():
             raise ConfigError(f"report.out={out} is a file; name a folder for the report")
@@ -72,7 +81,9 @@ def build_report(
         found.refused = []
     if not found.sources:
         raise DataError(nothing_found(folders, found))
+    named(columns)  # metrics from outside are known once the records have been read
     report = make_report(found, folders)
+    report.columns = list(columns)
     if pruned:
         report.hints.append(translator(lang)("pruned", n=len(pruned)))
     with _told_as_one_line(out):

@@ -93,7 +93,7 @@ def _process(report: Report, group: Group, source: Source, t: Translate) -> list
         f"## {t('handin.versions')}",
         t("comma").join(f"{name} {value}" for name, value in versions),
         f"## {t('handin.commands')}",
-        commands_of(report, group, "handin"),
+        commands_of(report, group, "handin", t),
     ]
 
 

@@ -66,6 +66,7 @@ def latex_table(group: Group, cells: Sequence[Cell], t: Translate) -> str:
     if any(row["simulated"] is not False and row["fp32.speedup"] is not None for row in rows):
         caption += t("space") + t("simulated_caption") + t("full_stop")
     lines = [" & ".join(escape_latex(cell(row)) for _, cell in cells) + r" \\" for row in rows]
+    last = "l" if cells[-1][0] == t("grade") else "r"
     words = "".join([caption, *lines])
     engine = "" if all(ord(c) < 0x250 for c in words) else "; XeLaTeX or LuaLaTeX with ctex"
     return "\n".join(
@@ -76,7 +77,7 @@ def latex_table(group: Group, cells: Sequence[Cell], t: Translate) -> str:
             rf"\caption{{{escape_latex(caption)}}}",
             r"\label{tab:quantization}",
             r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * (len(cells) - 2)}l}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(cells) - 2)}{last}}}",
             r"\toprule",
             " & ".join(escape_latex(heading) for heading, _ in cells) + r" \\",
             r"\midrule",

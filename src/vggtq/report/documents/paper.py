@@ -37,7 +37,7 @@ def paper_files(report: Report, t: Translate) -> dict[str, str]:
     group, source = found
     return {
         "paper.md": _markdown(report, group, source, t),
-        "results.tex": latex_table(group, cells("paper", group.ok, t), t),
+        "results.tex": latex_table(group, cells("paper", group.ok, t, report.columns), t),
     }
 
 
@@ -60,7 +60,7 @@ def _markdown(report: Report, group: Group, source: Source, t: Translate) -> str
     parts += [f"## {t('paper.schemes')}", schemes_table(group, t)]
     parts += [
         f"## {t('paper.results')}",
-        results_table(group, t),
+        results_table(group, t, report.columns),
         t("paper.results.note"),
         *scene_notes(group, t),
         t("paper.cite"),
@@ -69,7 +69,7 @@ def _markdown(report: Report, group: Group, source: Source, t: Translate) -> str
     parts += [f"## {t('paper.charts')}", f"![{t('charts', file=CHART)}]({CHART})"]
     parts += [f"## {t('paper.analysis')}", *analysis(group, t)]
     parts += [f"## {t('paper.conclusion')}", conclusion(group, t)]
-    return "\n\n".join([*parts, f"## {t('paper.appendix')}", commands_of(report, group, "paper")])
+    return "\n\n".join([*parts, f"## {t('paper.appendix')}", commands_of(report, group, "paper", t)])
 
 
 def schemes_table(group: Group, t: Translate) -> str:
@@ -77,18 +77,18 @@ def schemes_table(group: Group, t: Translate) -> str:
     that says so.
     """
     table = rows_table(_scheme_cells(t), group.shown(DRAWN_ROWS), left=4)
-    return "\n\n".join([table, *cut_note(group, DRAWN_ROWS, t)])
+    return "\n\n".join([table, t("paper.bits.note"), *cut_note(group, DRAWN_ROWS, t)])
 
 
-def results_table(group: Group, t: Translate) -> str:
-    """The table of results of each scheme, with the same rows."""
-    return rows_table(cells("paper", group.ok, t), group.shown(DRAWN_ROWS))
+def results_table(group: Group, t: Translate, names: Sequence[str] = ()) -> str:
+    """The table of results of each scheme, with the same rows; `names` of metrics choose its columns."""
+    return rows_table(cells("paper", group.ok, t, names), group.shown(DRAWN_ROWS))
 
 
-def commands_of(report: Report, group: Group, template: str) -> str:
+def commands_of(report: Report, group: Group, template: str, t: Translate) -> str:
     """A block with the command behind each row, and that of the report."""
     commands = dict.fromkeys(row["command"] for row in group.shown(DRAWN_ROWS) if row["command"])
-    return _code([*commands, _own_command(report, template)])
+    return f"{t('paper.commands')}\n\n{_code([*commands, _own_command(report, template, t)])}"
 
 
 def setup(group: Group, source: Source, t: Translate) -> list[str]:
@@ -162,9 +162,11 @@ def _left_out(report: Report, group: Group, t: Translate) -> list[str]:
     ]
 
 
-def _own_command(report: Report, template: str) -> str:
-    folders = " ".join(map(str, report.folders))
-    return f"vggtq report {folders} report.template={template}".replace("  ", " ")
+def _own_command(report: Report, template: str, t: Translate) -> str:
+    words = ["vggtq report", *map(str, report.folders), f"report.template={template}"]
+    words += [f"report.columns=[{','.join(report.columns)}]"] if report.columns else []
+    words.append(t("paper.lang"))
+    return " ".join(filter(None, words))
 
 
 def _code(lines: Sequence[str]) -> str:

@@ -61,7 +61,8 @@ def _listed(items: Sequence[str], t: Translate) -> str:
     """`a, b and c`; of many the first, with an ellipsis."""
     if len(items) > _NAMED:
         return listed(items, _NAMED, t)
-    return t("and").join([t("comma").join(items[:-1]), items[-1]] if len(items) > 1 else items)
+    joined = t("and").join([t("comma").join(items[:-1]), items[-1]] if len(items) > 1 else items)
+    return joined.replace("） ", "）")  # a full-width bracket has its own space
 
 
 def _share(part: float | None, whole: float | None) -> str:

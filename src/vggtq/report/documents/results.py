@@ -33,6 +33,7 @@ class Report:
     refused: list[Source] = field(default_factory=list)  # runs that never started, in no group
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # facts about the making of the report, for its readers
+    columns: list[str] = field(default_factory=list)  # metrics in the paper's table; empty: the usual ones
     hints: list[str] = field(default_factory=list)  # possible improvements, for the maker of the report
 
     @cached_property

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vggtq.errors import ConfigError, did_you_mean
 from vggtq.metrics.metric import FIDELITY, REFERENCES, SCOPES, TABLED, TRUTH, Metric
 from vggtq.metrics.table import BUILT_IN, metrics
 from vggtq.network.outputs import OUTPUTS
@@ -143,6 +144,21 @@ def shown(place: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Metric, s
         for m, column in found
         if (column in COLUMNS and m.scope not in TRUTH) or any(row.get(column) is not None for row in rows)
     ]
+
+
+def named(names: Sequence[str]) -> list[tuple[Metric, str]]:
+    """The metrics of these names, each with its column, in the order of the names: those of COLUMNS, or short ones such as
+    pose.auc_5 and depth.mae. Raises ConfigError for a name that no metric has.
+    """
+    known: dict[str, tuple[Metric, str]] = {}
+    for metric in metrics():
+        known |= {column: (metric, column) for column in metric.columns}
+        if metric.scope not in FIDELITY:
+            known[metric.name] = (metric, metric.columns[0])
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"columns: {name} is not one of {', '.join(known)}{did_you_mean(name, known)}")
+    return [known[name] for name in names]
 
 
 def shown_truth(place: str, rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
