@@ -154,6 +154,18 @@ INLINE void start_group(Ints (&sums)[rows][kColumns], const UnpackedPanel& panel
   });
 }
 
+// A token's sums over all groups, to which what its zero point adds is added.
+template <class Tile>
+INLINE void write_groups(const float* totals, const Epilogue& epilogue, const Tile& tile, int64_t r, int64_t token) {
+  Floats values[kColumns];
+  const Floats shift = all(static_cast<float>(tile.shift[r]));
+  unroll<kColumns>([&](auto c) {
+    values[c] = load(totals + c * kLanes);
+    if (epilogue.shifted) values[c] = multiply_add(shift, load(epilogue.weighted_sums + c * kLanes), values[c]);
+  });
+  epilogue.write(values, tile.scale[r], token);
+}
+
 // The same for groups of inputs, whose exact sums are added up as floats. Those wait in the L1 cache: registers would
 // hold half a tile, whose inputs and weights would be loaded twice as often.
 template <class Product, int rows>
@@ -174,15 +186,7 @@ void multiply_groups(const uint32_t* inputs, const UnpackedPanel& panel, const E
       });
     });
   }
-  for (int r = 0; r < rows; r++) {
-    Floats values[kColumns];
-    const Floats shift = all(static_cast<float>(tile.shift[r]));
-    unroll<kColumns>([&](auto c) {
-      values[c] = load(&totals[r][c * kLanes]);
-      if (epilogue.shifted) values[c] = multiply_add(shift, load(epilogue.weighted_sums + c * kLanes), values[c]);
-    });
-    epilogue.write(values, tile.scale[r], token + r);
-  }
+  for (int r = 0; r < rows; r++) write_groups(totals[r], epilogue, tile, r, token + r);
 }
 
 template <class Product, int rows>

@@ -217,16 +217,7 @@ inline void multiply_pair_groups(const TileWorkspace& work, const uint8_t* input
   }
   const int64_t last = groups.count - 1;
   add_group(work.sums[last % 2], of, last, numbers, count, work.totals);
-  for (int64_t r = 0; r < count; r++) {
-    Floats values[kColumns];
-    const Floats shift = all(static_cast<float>(numbers.shift[r]));
-    unroll<kColumns>([&](auto c) {
-      values[c] = load(work.totals + r * kPanel + c * kLanes);
-      if (!of.epilogue.shifted) return;
-      values[c] = multiply_add(shift, load(of.epilogue.weighted_sums + c * kLanes), values[c]);
-    });
-    of.epilogue.write(values, numbers.scale[r], token + r);
-  }
+  for (int64_t r = 0; r < count; r++) write_groups(work.totals + r * kPanel, of.epilogue, numbers, r, token + r);
 }
 
 // All tokens of a block, `count` from `first` on, times the panels of a chunk.
