@@ -40,6 +40,7 @@ def keys() -> list[str]:
         ("scheme.granularity", "scheme.weights.granularity"),
         ("dataset.pth", "dataset.path"),
         ("calibration.sample", "calibration.samples"),
+        ("dataset.scenes", "scenes"),
     ],
 )
 def test_a_run_s_option(typed: str, expected: str, keys: list[str]) -> None:

@@ -30,7 +30,7 @@ NAMES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("images", "dataset=images dataset.path=DIR"), "data_path data_dir data_root dataset_path input_dir input scene_dir"),
     (("dataset.max_images",), "max_images num_images n_images max_frames num_frames"),
     (("dataset",), "data dataset_name"),
-    (("scenes",), "num_scenes n_scenes"),
+    (("scenes",), "num_scenes n_scenes dataset.scenes"),
     (("calibration.samples",), "num_calibration_samples calibration_samples calib_samples num_samples nsamples n_samples"),
     (("calibration",), "calib_data calibration_data calib_dataset calib calibration_dataset"),
     (("device.threads", "threads"), "num_threads n_threads cpu_threads num_workers"),
