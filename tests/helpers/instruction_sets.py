@@ -10,14 +10,14 @@ from vggtq.machine import native
 from vggtq.network.int8_attention import is_right as attention_is_right
 from vggtq.quant.kernels.cpu.native_block import is_right as blocks_are_right
 from vggtq.quant.kernels.cpu.native_conv import is_right as convolution_is_right
-from vggtq.quant.kernels.cpu.native_linear import is_right
+from vggtq.quant.kernels.cpu.native_linear import bfloat16_is_right, is_right
 from vggtq.quant.kernels.cpu.onednn_int8 import onednn_activation_bits
 from vggtq.quant.kernels.linear import QuantLinear
 
 
 def forget() -> None:
     """Lets the library be loaded, and its kernels be checked, anew."""
-    checks = (is_right, blocks_are_right, attention_is_right, convolution_is_right)
+    checks = (is_right, bfloat16_is_right, blocks_are_right, attention_is_right, convolution_is_right)
     for cached in (native.library, *checks):
         cached.cache_clear()
 

@@ -323,6 +323,41 @@ def test_more_tokens_and_outputs_than_the_cache_holds(isa: str, group: int | Non
     torch.testing.assert_close(layer(x), exact, rtol=1e-5, atol=0.25 if group else 0)
 
 
+@pytest.mark.parametrize("tokens", [1, 40, 150])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Weights(bits=4, granularity="group", group_size=32, scale_dtype="float16"),
+        Weights(bits=5, symmetric=False, granularity="group", group_size=64),
+        Weights(),
+        Weights("mxfp4", bits=4, granularity="group", group_size=32, scale_dtype="float8_e8m0"),
+        Weights("float16", bits=16, granularity="none"),
+    ],
+    ids=lambda spec: f"{spec.format}{spec.bits}",
+)
+def test_bfloat16_multiplies_both_sides_rounded(isa: str, spec: Weights, tokens: int) -> None:
+    packed, bias = pack_weight(draw("gaussian", 70, 200), spec), torch.randn(70)
+    layer, guarded = NativeLinear(packed, nn.Parameter(bias), FLOAT), Guarded()
+    x = draw("gaussian", tokens, 200, seed=1)
+    float_name, in_float32 = layer.backend, layer(x)
+    layer.multiply_in("bfloat16")
+    found = layer(guarded.copy(x))
+    if not native.library().multiplies_bfloat16:
+        assert layer.backend == float_name and torch.equal(found, in_float32)
+        return
+    assert layer.backend.startswith(f"native_{isa}_") and layer.backend.endswith("_bfloat16")
+    weight = packed.dequantize(torch.float32).bfloat16().double()
+    exact = x.bfloat16().double() @ weight.t() + bias
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+    layer.load_state_dict(copy.deepcopy(layer.state_dict()))
+    assert torch.equal(layer(x), found) and layer.backend.endswith("_bfloat16")
+    broken = x.clone()
+    broken[0, 3] = torch.nan
+    assert layer(broken)[0].isnan().all() and torch.equal(layer(broken)[1:], found[1:])
+    layer.multiply_in("float32")
+    assert layer.backend == float_name and torch.equal(layer(x), in_float32)
+
+
 @pytest.mark.parametrize("tokens", [1, 5, 250])
 def test_results_do_not_depend_on_threads(isa: str, tokens: int) -> None:
     threads, x = torch.get_num_threads(), draw("outliers", tokens, 320, seed=2)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 CMAKE = (sys.executable, "-m", "cmake")
 TESTED = (
     "integers_give or references or threads or beyond_a_buffer or broken_rows_stay or come_back or saturates"
-    " or cache_holds"
+    " or cache_holds or bfloat16"
 )
 
 

@@ -25,7 +25,8 @@ class Scheme:
 
     attention: the data type of the scaled dot products of queries, keys and values, in models that support the choice.
     float32 keeps the model's own; int8 needs the native CPU kernels (vggtq.network.int8_attention). compute: the data type of
-    the products in dense heads, and of scaled dot products with attention=float32; auto: vggtq.quant.walk.computing.
+    the products in dense heads, of scaled dot products with attention=float32, and of layers with float inputs on AMX;
+    auto: vggtq.quant.walk.computing.
     """
 
     name: str = "int8_symmetric"

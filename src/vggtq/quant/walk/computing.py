@@ -1,4 +1,6 @@
-"""The dtypes of what a scheme does not quantize: scaled dot products, and dense heads. Norms stay in float32."""
+"""The dtypes of what a scheme does not quantize: scaled dot products, dense heads, and products with float inputs. Norms
+stay in float32.
+"""
 
 import logging
 
@@ -9,6 +11,7 @@ from vggtq.machine.device import has_bf16
 from vggtq.network.attention import set_attention_
 from vggtq.network.heads import set_heads_
 from vggtq.network.int8_attention import int8_problem
+from vggtq.quant.kernels.cpu.native_linear import NativeLinear
 from vggtq.quant.scheme.scheme import Scheme
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ def resolved_compute(scheme: Scheme, device: torch.device) -> str:
 def choose_computing_(
     model: nn.Module, scheme: Scheme, device: torch.device, loaded: bool = False
 ) -> list[str]:
-    """Sets both dtypes; returns what to tell the user of them.
+    """Sets these dtypes; returns what to tell the user of them.
 
     loaded: from a file, which int8 attention of another machine must not keep from loading.
     """
@@ -38,7 +41,11 @@ def choose_computing_(
         attention = compute
     elif problem:
         attention = "float32"
-    modules, heads = set_attention_(model, attention), set_heads_(model, compute)
+    modules, heads, layers = (
+        set_attention_(model, attention),
+        set_heads_(model, compute),
+        _set_products(model, compute),
+    )
     notes = []
     if problem:
         log.warning("the scaled dot products run in %s instead of int8: %s", attention, problem)
@@ -47,4 +54,14 @@ def choose_computing_(
         ]
     elif attention != "float32":
         notes += [f"scaled dot products of {modules} attention modules run in {attention}"]
+    if layers:
+        notes += [f"{layers} layers with float inputs multiply in {compute}"]
     return notes + ([f"{heads} dense heads multiply in {compute}"] if compute != "float32" else [])
+
+
+def _set_products(model: nn.Module, compute: str) -> int:
+    """Tells layers on native kernels; returns how many with float inputs multiply in bfloat16 now."""
+    layers = [module for module in model.modules() if isinstance(module, NativeLinear)]
+    for layer in layers:
+        layer.multiply_in(compute)
+    return sum(layer.in_bfloat16 for layer in layers)

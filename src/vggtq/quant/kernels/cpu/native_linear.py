@@ -55,19 +55,31 @@ class NativeLinear(KernelLayoutLinear):
     backend = "native"
     codes: Tensor
     scales: Tensor | None
+    in_bfloat16 = False  # whether float inputs and the weight become bfloat16 in the product
 
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, activations: Activations) -> None:
         self._fixed: tuple[float, ...] | None = None  # bits … smallest of the operator
         self._native = _required()
         super().__init__(packed, bias, activations)
-        isa = self._native.vectors if activations.mode == "none" else self._native.isa
-        self.backend = f"native_{isa}_{_variant(self.spec, self.product_bits, self.activation_bits)}"
+        self._name()
         self._shapes = {name: tuple(t.shape) for name, t in packed.tensors.items()}
         grouped = packed.scale is not None and packed.scale.shape[1] > 1
         self._group = group_columns(self.in_features, self.spec) if grouped else 0
         self._scale_type = _scale_type(packed)
         for name, tensor in self._laid_out(packed).items():
             self.register_buffer(name, tensor, persistent=False)
+
+    def multiply_in(self, dtype: str) -> None:
+        """Sets the dtype of products with float inputs: bfloat16 where this CPU multiplies it by tiles, else float32."""
+        possible = self.activations.mode == "none" and self._native.multiplies_bfloat16
+        self.in_bfloat16 = dtype == "bfloat16" and possible and bfloat16_is_right()
+        self._name()
+
+    def _name(self) -> None:
+        tiles = self.activations.mode != "none" or self.in_bfloat16
+        isa = self._native.isa if tiles else self._native.vectors
+        variant = _variant(self.spec, self.product_bits, self.activation_bits)
+        self.backend = f"native_{isa}_{variant}{'_bfloat16' if self.in_bfloat16 else ''}"
 
     @property
     def product_bits(self) -> int:
@@ -135,7 +147,7 @@ class NativeLinear(KernelLayoutLinear):
         """rounding … smallest of the operator."""
         numbers = self.activations
         if numbers.mode == "none":
-            return Rounding.NONE.value, 8, 1.0, 1.0, 0, 0
+            return (Rounding.IN_BFLOAT16 if self.in_bfloat16 else Rounding.NONE).value, 8, 1.0, 1.0, 0, 0
         if self._fixed is not None:
             return Rounding.FIXED.value, *self._fixed
         clip, symmetric = numbers.clip, numbers.symmetric
@@ -277,6 +289,18 @@ def is_right(
         right = torch.equal(layer(x).double(), x.double() @ weight.t())
     if not right:
         log.warning("%s is not used: it gave a wrong product here", layer.backend)
+    return right
+
+
+@functools.cache
+def bfloat16_is_right() -> bool:
+    """The same for products in bfloat16, with numbers that it holds exactly."""
+    with torch.device("cpu"):
+        packed, layer, x = small_product(Weights(bits=8), rounded=False)
+        layer.in_bfloat16 = True
+        right = torch.equal(layer(x).double(), x.double() @ packed.dequantize(torch.float64).t())
+    if not right:
+        log.warning("products in bfloat16 are not used: one gave a wrong result here")
     return right
 
 

@@ -42,20 +42,21 @@ const Kernels* amx() {
     own.name = "amx";
     own.tile_tokens = 96;  // 3 · 32 by tiles, 8 · 12 by vectors
     own.linear = linear_by_tiles;
+    own.bfloat_linear = bfloat_linear_by_tiles;
     return own;
   }();
   return &all;
 }
 
-// Whether the CPU has tiles of integers and the system lets this process use them.
+// Whether the CPU has tiles of integers and of bfloat16, and the system lets this process use them.
 bool has_tiles() {
 #ifdef VGGTQ_PLAIN_TILES
   return true;
 #endif
-  constexpr unsigned kTiles = 1u << 24, kIntegers = 1u << 25;
+  constexpr unsigned kTiles = 1u << 24, kIntegers = 1u << 25, kBfloats = 1u << 22, kAll = kTiles | kIntegers | kBfloats;
   constexpr long kAskPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) == 0 || (d & kIntegers) == 0) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
   static const bool permitted = syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0;
   return permitted;
 }
@@ -131,9 +132,16 @@ void multiply_share(void* context, int32_t number) {
   Product& product = *static_cast<Product*>(context);
   const Share share = product.share(number);
   if (share.first_token >= share.last_token || share.first_panel >= share.last_panel) return;
-  const bool done = product.call.rounding == VGGTQ_NONE
-                        ? product.kernels.float_linear(product.call, share, own_scratch())
-                        : product.kernels.linear(product.call, product.shared, share, cache_bytes(), own_scratch());
+  const VggtqCall& call = product.call;
+  const Kernels& own = product.kernels;
+  bool done;
+  if (call.rounding == VGGTQ_NONE) {
+    done = own.float_linear(call, share, own_scratch());
+  } else if (call.rounding == VGGTQ_IN_BFLOAT16) {
+    done = own.bfloat_linear(call, share, cache_bytes(), own_scratch());
+  } else {
+    done = own.linear(call, product.shared, share, cache_bytes(), own_scratch());
+  }
   if (!done) product.failed = true;
 }
 
@@ -232,7 +240,7 @@ InputNumbers affine_numbers(Range range, int32_t bits) {
   return {scale, static_cast<int32_t>(std::nearbyint(-range.low / scale)), 0, largest};
 }
 
-int32_t vggtq_interface() { return 7; }
+int32_t vggtq_interface() { return 8; }
 
 int32_t vggtq_supports(int32_t level) { return level >= 0 && level < kLevels && supported(level); }
 
@@ -254,6 +262,8 @@ int32_t vggtq_input_bits(int32_t weight_bits, int32_t symmetric) {
   return kernels.load()->input_bits(weight_bits, symmetric != 0);
 }
 
+int32_t vggtq_multiplies_bfloat16() { return kernels.load()->bfloat_linear != nullptr; }
+
 void vggtq_use_threads(void* gomp_parallel) { use_threads(gomp_parallel); }
 
 int32_t vggtq_linear(const VggtqCall* call) {
@@ -266,7 +276,7 @@ int32_t vggtq_linear(const VggtqCall* call) {
   if (call->rounding == VGGTQ_TENSOR_SYMMETRIC || call->rounding == VGGTQ_TENSOR_AFFINE) {
     shared = numbers_of_tensor(product);
   }
-  if (call->rounding >= VGGTQ_TENSOR_SYMMETRIC && call->rounding != VGGTQ_NONE) {
+  if (call->rounding >= VGGTQ_TENSOR_SYMMETRIC && call->rounding < VGGTQ_NONE) {
     shared = centered(shared, middle_of(input_bits(product)));
     product.shared = &shared;
   }

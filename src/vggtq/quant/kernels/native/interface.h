@@ -22,8 +22,9 @@ enum VggtqRounding : int32_t {
   VGGTQ_TOKEN_AFFINE = 1,      // scale and zero point per token from its minimum and maximum
   VGGTQ_TENSOR_SYMMETRIC = 2,  // the same for all tokens of a call
   VGGTQ_TENSOR_AFFINE = 3,
-  VGGTQ_FIXED = 4,  // known before; what lies beyond the codes saturates
-  VGGTQ_NONE = 5    // weights become float32 instead
+  VGGTQ_FIXED = 4,       // known before; what lies beyond the codes saturates
+  VGGTQ_NONE = 5,        // weights become float32 instead
+  VGGTQ_IN_BFLOAT16 = 6  // inputs and weights become bfloat16, sums are float32; where vggtq_multiplies_bfloat16
 };
 
 // A weight of `rows` outputs × `columns` inputs in panels of P = columns-of-a-tile outputs; G groups of a row share a
@@ -134,6 +135,8 @@ VGGTQ_API int32_t vggtq_panel();
 VGGTQ_API int32_t vggtq_weight_bits(int32_t weight_bits, int32_t symmetric);
 // Bits of inputs' codes that products with weights of so many bits keep exact, 7 or 8, on the instruction set in use.
 VGGTQ_API int32_t vggtq_input_bits(int32_t weight_bits, int32_t symmetric);
+// Whether the instruction set in use takes VGGTQ_IN_BFLOAT16.
+VGGTQ_API int32_t vggtq_multiplies_bfloat16();
 // GOMP_parallel of the OpenMP runtime whose threads are to be used; without it there is one thread.
 VGGTQ_API void vggtq_use_threads(void* gomp_parallel);
 // outputs = inputs · weightᵀ + bias. Returns 0, or 1 where memory for the codes was not to be had.

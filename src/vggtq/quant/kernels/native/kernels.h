@@ -79,6 +79,8 @@ struct Kernels {
   // shared: the numbers of all tokens, null where each has its own. False without memory.
   bool (*linear)(const VggtqCall& call, const InputNumbers* shared, Share share, size_t cache_bytes, Scratch& scratch);
   bool (*float_linear)(const VggtqCall& call, Share share, Scratch& scratch);
+  // Null without instructions for it.
+  bool (*bfloat_linear)(const VggtqCall& call, Share share, size_t cache_bytes, Scratch& scratch);
   // False without memory.
   bool (*attention)(const VggtqAttention& call, QueryShare share, Scratch& scratch);
   // Of tokens first … last - 1 of all batches.

@@ -71,6 +71,7 @@ class Rounding(IntEnum):
     TENSOR_AFFINE = 3
     FIXED = 4
     NONE = 5
+    IN_BFLOAT16 = 6
 
 
 class ScaleType(IntEnum):

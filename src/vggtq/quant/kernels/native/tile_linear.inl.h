@@ -57,9 +57,18 @@ inline void code_pair(const VggtqCall& call, const InputNumbers* shared, int32_t
   numbers.group_sums = group_sums;
 }
 
+// Of codes, [inputs / 4][kPanel][4].
+struct CodeTiles {
+  static constexpr int64_t kStride = 4 * kPanel, kSecond = 4 * kTileSide;  // bytes to the next row, the next outputs
+  template <int sums, int inputs, int weights>
+  INLINE static void dot() {
+    dot_tiles<sums, inputs, weights>();
+  }
+};
+
 // sums[kPairRows][kPanel] = starts[kPanel] + products over `steps` steps, of the first 16 tokens or of all.
 // meanwhile(): is called at each step.
-template <bool all_rows, class Meanwhile>
+template <class Tiles, bool all_rows, class Meanwhile>
 INLINE void multiply_steps(const uint8_t* inputs, const int8_t* codes, int64_t steps, int64_t step,
                            const int32_t* starts, int32_t* sums, Meanwhile&& meanwhile) {
   constexpr int64_t row = kPanel * sizeof(int32_t);
@@ -69,14 +78,14 @@ INLINE void multiply_steps(const uint8_t* inputs, const int8_t* codes, int64_t s
   if constexpr (all_rows) load_tile<2>(starts, 0), load_tile<3>(starts + kTileSide, 0);
   for (int64_t k = 0; k < steps; k++) {
     load_tile<4>(inputs, step);
-    load_tile<6>(codes, 4 * kPanel);
-    dot_tiles<0, 4, 6>();
-    load_tile<7>(codes + 4 * kTileSide, 4 * kPanel);
-    dot_tiles<1, 4, 7>();
+    load_tile<6>(codes, Tiles::kStride);
+    Tiles::template dot<0, 4, 6>();
+    load_tile<7>(codes + Tiles::kSecond, Tiles::kStride);
+    Tiles::template dot<1, 4, 7>();
     if constexpr (all_rows) {
       load_tile<5>(inputs + kTileSide * step, step);
-      dot_tiles<2, 5, 6>();
-      dot_tiles<3, 5, 7>();
+      Tiles::template dot<2, 5, 6>();
+      Tiles::template dot<3, 5, 7>();
     }
     inputs += kPairRows * step, codes += step * kPanel;
     meanwhile();
@@ -90,13 +99,13 @@ INLINE void multiply_steps(const uint8_t* inputs, const int8_t* codes, int64_t s
 }
 
 // The same with the fewest tiles.
-template <class Meanwhile>
+template <class Tiles, class Meanwhile>
 void multiply_steps(const uint8_t* inputs, const int8_t* codes, int64_t steps, int64_t step, const int32_t* starts,
                     int32_t* sums, int64_t count, Meanwhile&& meanwhile) {
   if (count > kTileSide) {
-    multiply_steps<true>(inputs, codes, steps, step, starts, sums, meanwhile);
+    multiply_steps<Tiles, true>(inputs, codes, steps, step, starts, sums, meanwhile);
   } else {
-    multiply_steps<false>(inputs, codes, steps, step, starts, sums, meanwhile);
+    multiply_steps<Tiles, false>(inputs, codes, steps, step, starts, sums, meanwhile);
   }
 }
 
@@ -106,7 +115,7 @@ struct ChunkPanel {
   Epilogue epilogue;
 };
 
-// Exact sums that wait to be scaled and stored.
+// Sums that wait to be stored; exact ones are scaled first, by `numbers`, which is null for floats.
 struct Waiting {
   const int32_t* sums = nullptr;
   const Epilogue* epilogue = nullptr;
@@ -119,9 +128,9 @@ struct Waiting {
       Floats values[kColumns];
       unroll<kColumns>([&](auto c) {
         const Ints sum = load_ints(sums + done * kPanel + c * kLanes);
-        values[c] = epilogue->exact(sum, *numbers, done, c);
+        values[c] = numbers ? epilogue->exact(sum, *numbers, done, c) : floats_of(sum);
       });
-      epilogue->write(values, numbers->scale[done], token + done);
+      epilogue->write(values, numbers ? numbers->scale[done] : 1, token + done);
     }
   }
 };
@@ -211,8 +220,8 @@ inline void multiply_pair_groups(const TileWorkspace& work, const uint8_t* input
   auto nothing = [] {};
   for (int64_t g = 0; g < groups.count; g++) {
     const int64_t first = g * groups.size, steps = (groups.end(g) - first) / work.step;
-    multiply_steps(inputs + first * kPairRows, of.panel.codes + first * kPanel, steps, work.step,
-                   of.panel.starts + g * kPanel, work.sums[g % 2], count, nothing);
+    multiply_steps<CodeTiles>(inputs + first * kPairRows, of.panel.codes + first * kPanel, steps, work.step,
+                              of.panel.starts + g * kPanel, work.sums[g % 2], count, nothing);
     if (g > 0) add_group(work.sums[(g - 1) % 2], of, g - 1, numbers, count, work.totals);
   }
   const int64_t last = groups.count - 1;
@@ -241,7 +250,7 @@ inline void multiply_chunk(const VggtqWeight& weight, const TileWorkspace& work,
       }
       int32_t* sums = work.sums[slot];
       auto meanwhile = [&] { waiting.write(rows); };
-      multiply_steps(inputs, of.panel.codes, steps, work.step, of.panel.starts, sums, own, meanwhile);
+      multiply_steps<CodeTiles>(inputs, of.panel.codes, steps, work.step, of.panel.starts, sums, own, meanwhile);
       waiting = {sums, &of.epilogue, &numbers, first + t, 0, static_cast<int>(own)};
       slot = 1 - slot;
     }

@@ -1,5 +1,5 @@
 // Tiles of AMX: sixteen rows of at most 64 bytes, of which each thread has eight. Tiles 0 … 3 are 16 × 16 sums, 4 and 5
-// inputs of 16 tokens, 6 and 7 the weights of 16 outputs, four inputs of each in a row.
+// inputs of 16 tokens, 6 and 7 the weights of 16 outputs, four bytes of each in a row.
 // VGGTQ_PLAIN_TILES: the same in plain C++, with which any CPU runs the tests.
 #pragma once
 #include <cstdint>
@@ -19,6 +19,14 @@ struct PlainTiles {
   alignas(64) uint8_t bytes[8][kTileSide][kTileBytes];
 };
 inline thread_local PlainTiles plain_tiles;
+
+inline float plain_bfloat(const uint8_t* bytes) {
+  uint16_t upper[2] = {};
+  std::memcpy(upper + 1, bytes, sizeof *upper);  // the lowest byte comes first
+  float value;
+  std::memcpy(&value, upper, sizeof value);
+  return value;
+}
 
 inline void use_tiles(int64_t step) { plain_tiles.step = step; }
 inline void release_tiles() { plain_tiles.step = 0; }
@@ -56,6 +64,21 @@ void dot_tiles() {
   }
 }
 
+// sums += inputs · weights, of pairs of bfloat16.
+template <int sums, int inputs, int weights>
+void dot_bfloat_tiles() {
+  for (int64_t r = 0; r < kTileSide; r++) {
+    float row[kTileSide];
+    std::memcpy(row, plain_tiles.bytes[sums][r], sizeof row);
+    for (int64_t k = 0; k < plain_tiles.step / 2; k++) {
+      const float input = plain_bfloat(plain_tiles.bytes[inputs][r] + 2 * k);
+      const uint8_t* pairs = plain_tiles.bytes[weights][k / 2] + k % 2 * 2;
+      for (int64_t c = 0; c < kTileSide; c++) row[c] += input * plain_bfloat(pairs + 4 * c);
+    }
+    std::memcpy(plain_tiles.bytes[sums][r], row, sizeof row);
+  }
+}
+
 inline void order_tiles() {}
 
 #else
@@ -67,7 +90,7 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {};
 };
 
-// Of the calling thread. step: inputs of a product, 16, 32 or 64.
+// Of the calling thread. step: bytes of inputs in a product, 16, 32 or 64.
 inline void use_tiles(int64_t step) {
   TileShapes shapes;
   for (int i = 0; i < 8; i++) {
@@ -92,6 +115,11 @@ INLINE void store_tile(void* start, int64_t stride) {
 template <int sums, int inputs, int weights>
 INLINE void dot_tiles() {
   asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(inputs), "i"(weights));
+}
+// sums += inputs · weights, of pairs of bfloat16.
+template <int sums, int inputs, int weights>
+INLINE void dot_bfloat_tiles() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(inputs), "i"(weights));
 }
 INLINE void order_tiles() { asm volatile("" : : : "memory"); }
 
