@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.linalg import hadamard
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +12,7 @@ from vggtq.quant.kernels.cpu.onednn_conv import OneDnnInt8Conv
 from vggtq.quant.kernels.linear import QuantLinear
 from vggtq.quant.kernels.modules import QuantConv, TransformedLinear, conv_transpose_weight
 from vggtq.quant.numbers.basis import InputTransform
-from vggtq.quant.numbers.hadamard import NARROW
+from vggtq.quant.numbers.hadamard import NARROW, sylvester
 from vggtq.quant.numbers.input_range import TINY, InputRange
 from vggtq.quant.numbers.packed import PackedWeight
 from vggtq.quant.numbers.packing import pack, unpack
@@ -256,7 +255,7 @@ class Turn(nn.Module):
 
 
 def _orthonormal(width: int) -> Tensor:
-    return torch.from_numpy(hadamard(width)).to(torch.float32) * width**-0.5
+    return sylvester(width, torch.float32, torch.device("cpu")) * width**-0.5
 
 
 class DynamicRounding(nn.Module):

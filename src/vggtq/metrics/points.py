@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from skimage.transform import SimilarityTransform
 from torch import Tensor
 
@@ -130,12 +129,19 @@ def point_metrics(
 
 
 def _distances(predicted: Cloud, truth: Cloud, relative_errors: Array, range_errors: Array) -> Distances:
-    to_truth, nearest_true = cKDTree(truth.points).query(predicted.points)
-    to_predicted, nearest_predicted = cKDTree(predicted.points).query(truth.points)
+    to_truth, nearest_true = _tree(truth.points).query(predicted.points)
+    to_predicted, nearest_predicted = _tree(predicted.points).query(truth.points)
     forth = np.abs((predicted.normals * truth.normals[nearest_true]).sum(1))
     back = np.abs((truth.normals * predicted.normals[nearest_predicted]).sum(1))
     cosines = np.concatenate([forth, back])
     return Distances(to_truth, to_predicted, cosines, relative_errors, range_errors)
+
+
+def _tree(points: Array) -> Any:
+    """Finds nearest neighbours among `points`, (N, 3)."""
+    from scipy.spatial import cKDTree  # a third of a second, and not every process compares points
+
+    return cKDTree(points)
 
 
 def _thinned(valid: NDArray[np.bool_], most: int | None) -> NDArray[np.bool_]:
@@ -156,7 +162,7 @@ def _cloud(points: Array, chosen: NDArray[np.bool_], normals: str) -> Cloud:
 
 def _plane_normals(points: Array) -> Array:
     """(N, 3), of the plane that fits the nearest points of each best; their sign is arbitrary."""
-    tree = cKDTree(points)
+    tree = _tree(points)
     normals = np.empty_like(points)
     for start in range(0, len(points), CHUNK):
         _, nearest = tree.query(points[start : start + CHUNK], k=min(NEIGHBOURS, len(points)))
@@ -189,7 +195,7 @@ def _icp(source: Cloud, target: Cloud) -> Cloud:
     """Rigid point-to-point ICP on pairs closer than ICP_THRESHOLD; stops when nothing moves any more."""
     from skimage.transform import EuclideanTransform
 
-    tree = cKDTree(target.points)
+    tree = _tree(target.points)
     for _ in range(ICP_ROUNDS):
         distance, nearest = tree.query(source.points, distance_upper_bound=ICP_THRESHOLD)
         close = np.isfinite(distance)

@@ -9,8 +9,6 @@ taken. Left out: labels, and a treatment of its own for the first frame.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
-from scipy.spatial.distance import cdist
 
 NEIGHBOURS = 3
 LIMIT = 3.5
@@ -27,6 +25,9 @@ class Selection:
 
 def diverse(features: np.ndarray, count: int, seed: int) -> Selection:
     """features: (N, D), one row per candidate; the same again for the same seed."""
+    from scipy.cluster.vq import kmeans2  # half a second, and few runs choose among candidates
+    from scipy.spatial.distance import cdist
+
     scaled = features - features.mean(0)
     deviation = scaled.std(0)
     scaled = (scaled / np.where(deviation > 0, deviation, 1)).astype(np.float64)
@@ -45,6 +46,8 @@ def diverse(features: np.ndarray, count: int, seed: int) -> Selection:
 
 def outliers(features: np.ndarray, at_most: int) -> list[int]:
     """The candidates that lie alone, the loneliest first. features: (N, D)."""
+    from scipy.spatial.distance import cdist
+
     neighbours = min(NEIGHBOURS, len(features) - 1)
     if neighbours < 1 or at_most < 1:
         return []

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from vggtq.errors import QuantizationError
 from vggtq.quant.bits.sensitivity import Sensitivities
@@ -103,6 +101,9 @@ def solve(sizes: NDArray[np.int64], errors: NDArray[np.float64], budget: int) ->
         raise QuantizationError(
             "the outputs of a layer's candidates are NaN or infinite; check the calibration samples"
         )
+    from scipy.optimize import Bounds, LinearConstraint, milp  # few runs search for bits
+    from scipy.sparse import csr_array
+
     rows, columns = sizes.shape
     least = sizes.min(1)
     extra = sizes - least[:, None]

@@ -46,19 +46,19 @@ def rotate(x: Tensor, width: int, stride: int = 1) -> Tensor:
 def _rotated(rows: Tensor, width: int, stride: int) -> Tensor:
     """x R for rows (T, C)."""
     if stride > 1:
-        blocks = _sylvester(width, rows.dtype, rows.device) @ rows.reshape(-1, width, stride)
+        blocks = sylvester(width, rows.dtype, rows.device) @ rows.reshape(-1, width, stride)
         return blocks.mul_(width**-0.5).reshape(rows.shape)
     left = 1 if width <= NARROW else 2 ** ((width.bit_length() - 1) // 2)
     right = width // left
-    blocks = rows.reshape(-1, left, right) @ _sylvester(right, rows.dtype, rows.device)
+    blocks = rows.reshape(-1, left, right) @ sylvester(right, rows.dtype, rows.device)
     if left > 1:
-        blocks = _sylvester(left, rows.dtype, rows.device) @ blocks
+        blocks = sylvester(left, rows.dtype, rows.device) @ blocks
     return blocks.mul_(width**-0.5).reshape(rows.shape)
 
 
 @functools.cache
 @torch.inference_mode(False)  # its results are used in training too
-def _sylvester(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def sylvester(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(width, width) of ±1, exact in every dtype; H_2n = [[H_n, H_n], [H_n, -H_n]]."""
     from scipy.linalg import hadamard  # takes half a second to import, and few schemes rotate
 
