@@ -52,8 +52,7 @@ def test_a_scheme_that_fails_is_named_and_the_others_are_reported(tmp_path: Path
     assert "calibration" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_to_the_comparison_ends_the_run_too(number: int, status: int, tmp_path: Path) -> None:
+def test_a_signal_to_the_comparison_ends_the_run_too(tmp_path: Path) -> None:
     endless = ["timing.rounds=100000", "timing.references=[fp32]", "fresh_memory=false"]
     arguments = [MODEL, *REST, *endless, "schemes=[int8_dynamic]"]
     process = started(tmp_path, *arguments, module="vggtq.compare")
@@ -61,11 +60,11 @@ def test_a_signal_to_the_comparison_ends_the_run_too(number: int, status: int, t
         deadline = time.monotonic() + 120
         while not list(tmp_path.rglob("comparison.png")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.kill(process.pid, number)  # the comparison alone, as a scheduler or `kill` does
+        os.kill(process.pid, signal.SIGTERM)  # the comparison alone, as a scheduler or `kill` does
         process.join(timeout=60)
     finally:
         process.kill()
-    assert process.exitcode == status, printed(tmp_path)
+    assert process.exitcode == 143, printed(tmp_path)
     (record,) = tmp_path.rglob("result.json")  # the run has written it before the comparison ended
     error = json.loads(record.read_text("utf-8"))["error"]
     assert error["message"] == "terminated by SIGTERM"

@@ -14,10 +14,10 @@ from PIL import Image
 from helpers.co3d_files import write_category
 from helpers.nrgbd_files import write_room
 from helpers.posed_photographs import grey, write_pose_files
-from helpers.runs import TINY
+from helpers.runs import TINY, recorded_of
 from vggtq.config.compose import compose
-from vggtq.config.names import config_hash, plain
-from vggtq.config.validate import validated
+from vggtq.config.names import config_hash, plain, run_name
+from vggtq.config.validate import Job, validated
 from vggtq.errors import ConfigError
 from vggtq.metrics.interval import Interval
 from vggtq.records.plain import parsed
@@ -232,6 +232,19 @@ def write_rooms(root: Path, sequences: int, frames: int) -> None:
         write_room(root, name, frames)
 
 
+@pytest.fixture
+def rows_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the seconds in which a process of a row's own imports torch."""
+
+    def measure(command: list[str], log: Path) -> float:
+        cfg = compose([word for word in command if not word.startswith(("--multirun", "hydra."))])
+        recorded_of(Job(cfg), log.parents[1] / "runs" / run_name(_root_=cfg))
+        return 0.0
+
+    monkeypatch.setattr("vggtq.accuracy.running._sweep", measure)
+
+
+@pytest.mark.usefixtures("rows_in_this_process")
 @pytest.mark.parametrize(
     ("name", "write", "row", "scene"),
     [
@@ -281,6 +294,7 @@ def test_points_are_measured_on_files_of_the_data_set(
     assert again["geometry"] == measured["geometry"] and again["rescored"]
 
 
+@pytest.mark.usefixtures("rows_in_this_process")
 def test_points_are_measured_by_the_embedded_model(tmp_path: Path) -> None:
     write_rooms(tmp_path / "data", 3, 4)
     words = [

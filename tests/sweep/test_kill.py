@@ -1,7 +1,7 @@
 """A sweep that is killed again and again ends with the table of one that nobody disturbed.
 
 Run it alone by python -m pytest tests/sweep/test_kill.py.
-Ten signals at moments drawn with a fixed seed, each followed by a new start of the same command.
+Five signals at moments drawn with a fixed seed, each followed by a new start of the same command.
 """
 
 import os
@@ -16,7 +16,7 @@ from helpers.forked import finished, printed, started
 from helpers.runs import TINY
 from vggtq.report.rows.collection import collect
 
-KILLS = 10
+KILLS = 5
 SWEEP = [*TINY, "timing=off", "fresh_memory=false", "picture_frames=1", "--multirun"]
 SWEEP += ["scheme=int8_symmetric,int4_group", "bits=4,8"]
 TIMES = ("started", "total_s")
@@ -33,7 +33,7 @@ def table(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("seed", [20261121])
-def test_a_sweep_that_is_killed_ten_times_ends_like_one_that_is_not(tmp_path: Path, seed: int) -> None:
+def test_a_sweep_that_is_killed_five_times_ends_like_one_that_is_not(tmp_path: Path, seed: int) -> None:
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     calm.mkdir()
     disturbed.mkdir()
@@ -46,10 +46,9 @@ def test_a_sweep_that_is_killed_ten_times_ends_like_one_that_is_not(tmp_path: Pa
     rng = random.Random(seed)
     signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     killed = 0
-    for kill in range(KILLS):
+    for _ in range(KILLS):
         process = started(disturbed, *SWEEP)
-        # Early ones hit what is being measured first, late ones what is left.
-        process.join(timeout=rng.uniform(0, took * (kill + 1) / KILLS))
+        process.join(timeout=rng.uniform(0, took / 2))
         if process.is_alive():
             os.kill(process.pid, rng.choice(signals))
             killed += 1
@@ -57,7 +56,7 @@ def test_a_sweep_that_is_killed_ten_times_ends_like_one_that_is_not(tmp_path: Pa
         assert process.exitcode is not None, "a killed sweep has to end"
         if "[HYDRA]" in printed(disturbed):  # before, Python itself answers signals
             assert "Traceback" not in printed(disturbed)
-    assert killed >= 3, "nothing was disturbed"
+    assert killed >= 2, "nothing was disturbed"
     status, output = finished(disturbed, *SWEEP)
     assert status == 0, output
     assert "4 of 4 runs finished" in output
