@@ -359,6 +359,8 @@ def test_the_columns_of_the_paper_can_be_chosen(tmp_path: Path) -> None:
     assert "report.columns=[depth.mae,stored_bytes,pose.auc_5]" in text
     latex = (tmp_path / "out" / "results.tex").read_text(encoding="utf-8")
     assert r"\begin{tabular}{lrrr}" in latex
+    (caption,) = [line for line in latex.splitlines() if line.startswith(r"\caption")]
+    assert "against ground truth" in caption and "Speed-up" not in caption and "Error:" not in caption
     with pytest.raises(ConfigError, match=r"columns: pose.auc_4 is not one of .* did you mean pose.auc_"):
         build_report([runs], tmp_path / "out", template="paper", columns=["pose.auc_4"])
     with pytest.raises(ConfigError, match="add template=paper"):

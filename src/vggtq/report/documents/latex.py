@@ -2,9 +2,11 @@ r"""`results.tex`: the results as a booktabs table to \input. Names that users c
 
 from collections.abc import Sequence
 
-from vggtq.report.documents.tables import Cell
-from vggtq.report.rows.columns import shown_truth
+from vggtq.metrics.metric import TRUTH, Metric
+from vggtq.report.documents.tables import cells
+from vggtq.report.rows.columns import shown
 from vggtq.report.rows.groups import Group
+from vggtq.report.rows.row import Row
 from vggtq.report.rows.shortlist import DRAWN_ROWS
 from vggtq.report.rows.verdicts import few_scenes
 from vggtq.report.words.texts import Translate
@@ -49,24 +51,16 @@ def escape_latex(text: str) -> str:
     return guard + signs.replace("--", "-{}-").replace(",,", ",{},")
 
 
-def latex_table(group: Group, cells: Sequence[Cell], t: Translate) -> str:
-    """A `table` with `\toprule`, `\\midrule`, `\bottomrule`; simulated speeds carry a dagger, failed runs are left out."""
+def latex_table(group: Group, t: Translate, names: Sequence[str] = ()) -> str:
+    """A `table` with `\toprule`, `\\midrule`, `\bottomrule`; simulated speeds carry a dagger, failed runs are left out.
+
+    names: of metrics, which choose its columns.
+    """
     rows = group.shown(DRAWN_ROWS)
-    first = group.ok[0]
-    about = {
-        "model": first["model"] or "?",
-        "dataset": first["dataset"] or "?",
-        "scenes": first["scenes"] or 0,
-    }
-    caption = t("paper.caption", device=first["hardware"] or first["device"] or "?", **about)
-    if few_scenes(rows, shown_truth("paper", rows)):
-        caption += t("space") + t("few")
-    if any(row["calibrated_elsewhere"] for row in rows):
-        caption += t("space") + t("calibration_note")
-    if any(row["simulated"] is not False and row["fp32.speedup"] is not None for row in rows):
-        caption += t("space") + t("simulated_caption") + t("full_stop")
-    lines = [" & ".join(escape_latex(cell(row)) for _, cell in cells) + r" \\" for row in rows]
-    last = "l" if cells[-1][0] == t("grade") else "r"
+    columns = cells("paper", group.ok, t, names)
+    caption = _caption(group, rows, [metric for metric, _ in shown("paper", group.ok, names)], t)
+    lines = [" & ".join(escape_latex(cell(row)) for _, cell in columns) + r" \\" for row in rows]
+    last = "l" if columns[-1][0] == t("grade") else "r"
     words = "".join([caption, *lines])
     engine = "" if all(ord(c) < 0x250 for c in words) else "; XeLaTeX or LuaLaTeX with ctex"
     return "\n".join(
@@ -77,9 +71,9 @@ def latex_table(group: Group, cells: Sequence[Cell], t: Translate) -> str:
             rf"\caption{{{escape_latex(caption)}}}",
             r"\label{tab:quantization}",
             r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * (len(cells) - 2)}{last}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(columns) - 2)}{last}}}",
             r"\toprule",
-            " & ".join(escape_latex(heading) for heading, _ in cells) + r" \\",
+            " & ".join(escape_latex(heading) for heading, _ in columns) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
@@ -87,3 +81,30 @@ def latex_table(group: Group, cells: Sequence[Cell], t: Translate) -> str:
             r"\end{table}",
         ]
     )
+
+
+def _caption(group: Group, rows: Sequence[Row], metrics: Sequence[Metric], t: Translate) -> str:
+    """What was measured on what, and how to read the columns of these metrics."""
+    first, truth = group.ok[0], [metric for metric in metrics if metric.scope in TRUTH]
+    timed = any(metric.scope == "latency" for metric in metrics)
+    facts = t(
+        "paper.caption",
+        model=first["model"] or "?",
+        dataset=first["dataset"] or "?",
+        scenes=first["scenes"] or 0,
+        device=first["hardware"] or first["device"] or "?",
+    )
+    parts = [facts]
+    if any(metric.key == "mean_relative_error" for metric in metrics):
+        parts.append(t("paper.caption.error"))
+    if timed:
+        parts.append(t("paper.caption.speedup"))
+    if truth:
+        parts.append(t("paper.caption.truth"))
+    if few_scenes(rows, truth):
+        parts.append(t("few"))
+    if any(row["calibrated_elsewhere"] for row in rows):
+        parts.append(t("calibration_note"))
+    if timed and any(row["simulated"] is not False and row["fp32.speedup"] is not None for row in rows):
+        parts.append(t("simulated_caption") + t("full_stop"))
+    return t("space").join(parts)

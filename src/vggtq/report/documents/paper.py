@@ -37,7 +37,7 @@ def paper_files(report: Report, t: Translate) -> dict[str, str]:
     group, source = found
     return {
         "paper.md": _markdown(report, group, source, t),
-        "results.tex": latex_table(group, cells("paper", group.ok, t, report.columns), t),
+        "results.tex": latex_table(group, t, report.columns),
     }
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vggtq.report.rows.collection import Unreadable
-from vggtq.report.rows.columns import named, shown, shown_truth
+from vggtq.report.rows.columns import shown, shown_truth
 from vggtq.report.rows.groups import Group
 from vggtq.report.rows.row import Row
 from vggtq.report.rows.shortlist import DRAWN_ROWS, READ_ROWS
@@ -54,21 +54,17 @@ def cells(place: str, rows: Sequence[Row], t: Translate, names: Sequence[str] = 
     """The cells of a table in one of `vggtq.metrics.metric.PLACES`, unescaped: label, metrics, grade; of `names`, label and the
     metrics of these names.
     """
-    if names:
-        chosen = [
-            (column_heading(metric, column, t), partial(metric_cell, metric, column, t=t))
-            for metric, column in named(names)
-        ]
-        return [(t("label"), title_of), *chosen]
     heading, cell = (narrow_heading, narrow_cell) if place == "terminal" else (column_heading, metric_cell)
-    return [
+    found: list[Cell] = [
         (t("label"), title_of),
         *(
             (heading(metric, column, t), partial(cell, metric, column, t=t))
-            for metric, column in shown(place, rows)
+            for metric, column in shown(place, rows, names)
         ),
-        (t("grade"), lambda row: grade(row, t) if row["status"] == "ok" else t("failed")),
     ]
+    if not names:
+        found.append((t("grade"), lambda row: grade(row, t) if row["status"] == "ok" else t("failed")))
+    return found
 
 
 def markdown_table(headings: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:

@@ -133,10 +133,14 @@ def columns() -> dict[str, str]:
     return COLUMNS | described(metrics())
 
 
-def shown(place: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Metric, str]]:
+def shown(
+    place: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()
+) -> list[tuple[Metric, str]]:
     """The metrics that one of PLACES shows, each with its column; those from outside, and against ground truth, where a row has
-    a value.
+    a value. With `names`, these metrics instead. Raises ConfigError for a name that no metric has.
     """
+    if names:
+        return named(names)
     found = [(metric, column) for metric in metrics() if place in metric.shown for column in _tabled(metric)]
     found.sort(key=lambda each: _place(*each))
     return [
