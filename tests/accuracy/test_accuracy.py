@@ -1,6 +1,10 @@
 """The accuracy tables: intervals against direct resampling, verdicts on made-up records, a plan whose rows all compose."""
 
 import math
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ from vggtq.accuracy.measures import (
 from vggtq.accuracy.plan import Contrast, Plan, Requirement, Row, jobs_of, read_plan
 from vggtq.accuracy.plot import draw_lines
 from vggtq.accuracy.results import line, told_apart, verdicts
-from vggtq.accuracy.running import finished_record
+from vggtq.accuracy.running import finished_record, run_missing
 from vggtq.accuracy.tables import model_table, verdict_table, write_csv
 from vggtq.config.names import plain
 from vggtq.errors import ConfigError
@@ -229,6 +233,32 @@ def test_only_finished_runs_of_this_configuration_and_code_count(
     path = tmp_path / "result.json"
     path.write_text(path.read_text().replace('"status": "ok"', '"status": "failed"'))
     assert finished_record(tmp_path, config) is None
+
+
+def test_an_interruption_ends_the_sweep_that_runs_and_starts_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hears nothing of the signal itself, as after `kill` of the accuracy command."""
+    sweeps: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def endless(command: list[str], **named: Any) -> "subprocess.Popen[bytes]":
+        assert command[1:3] == ["-m", "vggtq.run"]
+        sweeps.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **named))
+        return sweeps[-1]
+
+    def interrupted(_: object) -> None:
+        while not (tmp_path / "logs").exists() or not sweeps:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subprocess.Popen", endless)
+    monkeypatch.setattr("vggtq.accuracy.running.as_completed", interrupted)
+    monkeypatch.setattr("vggtq.machine.children.TO_END_S", 0.1)
+    jobs = {name: jobs_of(WHOLE, name, [], tmp_path) for name in ("w8a8_nearest", "w4_nearest")}
+    with pytest.raises(KeyboardInterrupt):
+        run_missing(jobs, lambda name: [name], tmp_path, 1)
+    assert [sweep.returncode for sweep in sweeps] == [-signal.SIGTERM]
 
 
 def test_a_layers_error_is_that_of_its_output() -> None:

@@ -12,7 +12,7 @@ from vggtq.compare import USUAL
 from vggtq.config.compose import config_folders
 from vggtq.config.compose import options as choices
 from vggtq.errors import ConfigError, DataError, check_choice, did_you_mean
-from vggtq.machine import signals
+from vggtq.machine import children, signals
 from vggtq.report.build import build_report
 from vggtq.report.documents.results import Report
 from vggtq.report.words.texts import LANGUAGES
@@ -20,7 +20,6 @@ from vggtq.terminal.options import option
 from vggtq.terminal.progress import Steps
 
 JOB = re.compile(r"#\d+ : (?:\+variant|scheme)=(\S+)")  # as Hydra announces one
-TO_END_S = 3.0
 TOLD = re.compile(r"^(job \d+ failed|failed: |error: )")
 
 
@@ -126,19 +125,10 @@ def _run(command: list[str], steps: Steps) -> bool:
             _follow(child.stdout, steps)
     except KeyboardInterrupt:
         signals.settled()
-        _end(child)
+        children.end(child)
         raise
     steps.advance()
     return child.returncode == 0
-
-
-def _end(child: "subprocess.Popen[str]") -> None:
-    """A terminal sends Ctrl-C to both processes, `kill` and schedulers to one alone."""
-    try:
-        child.wait(TO_END_S)  # a second signal would interrupt the writing of the record
-    except subprocess.TimeoutExpired:
-        child.terminate()
-        child.wait()
 
 
 def _follow(lines: IO[str], steps: Steps) -> None:
