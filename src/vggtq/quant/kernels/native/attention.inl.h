@@ -134,12 +134,9 @@ INLINE void write_row(const float* row, VggtqType type, int64_t width, void* out
 
 inline bool attend(const VggtqAttention& call, QueryShare share, Scratch& scratch) {
   constexpr int rows = kAttentionRows;
-  Parts needed{nullptr};
-  AttentionRoom(call, needed);
-  Parts parts{scratch.reserve(static_cast<size_t>(needed.bytes))};
-  if (parts.next == nullptr) return false;
-  AttentionRoom room(call, parts);
+  AttentionRoom room = lay_out<AttentionRoom>(scratch, call);
   const PackedHead& head = room.head;
+  if (head.keys == nullptr) return false;
   pack_head(call, share, room);
   const int64_t start = share.batch * call.output_strides[0] + share.head * call.output_strides[1];
   for (int64_t query = share.first; query < share.last; query += rows) {

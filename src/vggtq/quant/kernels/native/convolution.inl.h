@@ -26,22 +26,18 @@ struct BandMaps {
   Tap* taps;        // found once: divisions take as long as the products of a place
   int64_t plane, planes, phases;
 
-  BandMaps(const VggtqConvolution& call, const Band& band, Scratch& scratch) {
+  BandMaps(const VggtqConvolution& call, const Band& band, Parts& parts) {
     const Windows& windows = band.windows;
     phases = call.stride[0] * call.stride[1], planes = padded(call.channels, 16) / 4;
     const int64_t positions = (band.last_row - band.first_row + windows.halo_rows) * windows.map_width;
     // Tiles may reach beyond the last output. Planes an odd number of cache lines apart do not share a cache set.
     plane = padded(positions + windows.halo_columns + kConvolutionRows, 16);
     plane += plane / 16 % 2 == 0 ? 16 : 0;
-    const int64_t of_codes = phases * planes * plane, of_scales = padded(phases * plane, 16);
-    const int64_t of_factors = padded(windows.map_width, 16), of_starts = windows.taps * kPanel;
-    const int64_t of_taps = windows.taps * static_cast<int64_t>(sizeof(Tap));
-    const size_t total = static_cast<size_t>((of_codes + of_scales + of_factors + of_starts) * 4 + of_taps);
-    codes = reinterpret_cast<uint32_t*>(scratch.reserve(total));
-    if (codes == nullptr) return;
-    scales = reinterpret_cast<float*>(codes + of_codes), factors = scales + of_scales;
-    starts = reinterpret_cast<int32_t*>(factors + of_factors);
-    taps = reinterpret_cast<Tap*>(starts + of_starts);
+    codes = parts.take<uint32_t>(phases * planes * plane);
+    scales = parts.take<float>(phases * plane), factors = parts.take<float>(windows.map_width);
+    starts = parts.take<int32_t>(windows.taps * kPanel);
+    taps = parts.take<Tap>(windows.taps);
+    if (taps == nullptr) return;
     for (int64_t dy = 0, tap = 0; dy < call.kernel[0]; dy++) {
       for (int64_t dx = 0; dx < call.kernel[1]; dx++, tap++) {
         const int64_t phase = windows.phase(call, dy, dx), offset = windows.offset(call, dy, dx);
@@ -299,7 +295,7 @@ void multiply_panel(const OutputPanel& panel) {
 
 inline bool convolve_band(const VggtqConvolution& call, const Band& band, const InputNumbers* numbers,
                           Scratch& scratch) {
-  const BandMaps maps(call, band, scratch);
+  const auto maps = lay_out<BandMaps>(scratch, call, band);
   if (maps.codes == nullptr) return false;
   code_band(call, band, numbers, maps);
   for (int64_t number = 0; number * kPanel < call.outputs_count; number++) {

@@ -205,17 +205,15 @@ struct FloatWorkspace {
   float *room, *weights, *totals;  // totals: [tokens][kPanel]
   uint8_t* codes;                  // of a slice
 
-  FloatWorkspace(int64_t columns, int64_t tokens, Scratch& scratch) {
+  FloatWorkspace(int64_t columns, int64_t tokens, Parts& parts) {
     const int64_t fitting = most(kBlockBytes / 4 / columns / kFloatRows * kFloatRows, 4 * kFloatRows);
     const int64_t blocks = (tokens - 1) / least(fitting, kBlockTokens) + 1;
     block = padded((tokens + blocks - 1) / blocks, kFloatRows);
-    const int64_t floats = block * columns + 2 * columns + kSlice * kPanel + block * kPanel + kSlice * kPanel / 4;
-    inputs = reinterpret_cast<uint32_t*>(scratch.reserve(static_cast<size_t>(floats) * sizeof(float)));
-    if (inputs == nullptr) return;
-    room = reinterpret_cast<float*>(inputs) + block * columns;
-    weights = room + 2 * columns;
-    totals = weights + kSlice * kPanel;
-    codes = reinterpret_cast<uint8_t*>(totals + block * kPanel);
+    inputs = parts.take<uint32_t>(block * columns);
+    room = parts.take<float>(2 * columns);
+    weights = parts.take<float>(kSlice * kPanel);
+    totals = parts.take<float>(block * kPanel);
+    codes = parts.take<uint8_t>(kSlice * kPanel);
   }
 };
 
@@ -244,7 +242,7 @@ inline void multiply_float_panel(const VggtqCall& call, int64_t number, const Fl
 
 inline bool float_linear(const VggtqCall& call, Share share, Scratch& scratch) {
   const int64_t columns = padded(call.weight->columns, kBlock);
-  const FloatWorkspace work(columns, share.last_token - share.first_token, scratch);
+  const auto work = lay_out<FloatWorkspace>(scratch, columns, share.last_token - share.first_token);
   if (work.inputs == nullptr) return false;
   for (int64_t first = share.first_token; first < share.last_token; first += work.block) {
     const int64_t count = least(work.block, share.last_token - first);

@@ -14,6 +14,30 @@ INLINE int64_t padded(int64_t count, int64_t multiple) { return (count + multipl
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// Hands out parts of a thread's scratch memory; by null it counts their bytes.
+struct Parts {
+  uint8_t* next;
+  int64_t bytes = 0;
+
+  template <class T>
+  T* take(int64_t count) {
+    const int64_t size = padded(count * static_cast<int64_t>(sizeof(T)), 64);
+    uint8_t* part = next;
+    if (next) next += size;
+    bytes += size;
+    return reinterpret_cast<T*>(part);
+  }
+};
+
+// Room(about…, parts) in scratch memory; its pointers are null where there is none.
+template <class Room, class... About>
+inline Room lay_out(Scratch& scratch, const About&... about) {
+  Parts counted{nullptr};
+  (void)Room(about..., counted);
+  Parts parts{scratch.reserve(static_cast<size_t>(counted.bytes))};
+  return Room(about..., parts);
+}
+
 // How the tokens of a tile were rounded.
 template <int rows>
 struct TileNumbers {

@@ -232,38 +232,18 @@ struct Workspace {
   int32_t* group_sums;  // [tiles][groups][kLanes]
   UnpackedPanel panel;
 
-  // cache_bytes: of the L2 cache, half of which is for the codes of inputs. Null pointers without memory.
-  Workspace(const VggtqWeight& weight, int64_t tokens, size_t cache_bytes, Scratch& scratch) {
+  // cache_bytes: of the L2 cache, half of which is for the codes of inputs.
+  Workspace(const VggtqWeight& weight, int64_t tokens, size_t cache_bytes, Parts& parts) {
     const int64_t columns = padded(weight.columns, kBlock);
     const int64_t fitting = most(static_cast<int64_t>(cache_bytes) / 2 / columns / rows, 1) * rows;
     const int64_t blocks = most((tokens + fitting - 1) / fitting, 1);
     block = padded((tokens + blocks - 1) / blocks, rows);
-    const int64_t groups = Groups(weight).count, of_groups = 4 * groups * kPanel;
-    const int64_t sizes[] = {block * columns + 64,  // vectors of a tile's tokens may reach beyond its last ones
-                             block / rows * static_cast<int64_t>(sizeof(*tiles)),
-                             8 * columns,
-                             needs_group_sums(weight) ? block / rows * 4 * groups * kLanes : 0,
-                             kPanel * columns,
-                             of_groups,
-                             of_groups,
-                             of_groups,
-                             of_groups};
-    constexpr int count = sizeof sizes / sizeof *sizes;
-    uint8_t* parts[count];
-    int64_t total = 0;
-    for (int64_t size : sizes) total += padded(size, 64);
-    uint8_t* next = scratch.reserve(static_cast<size_t>(total));
-    for (int i = 0; i < count; i++) {
-      parts[i] = next;
-      if (next) next += padded(sizes[i], 64);
-    }
-    codes = reinterpret_cast<uint32_t*>(parts[0]);
-    tiles = reinterpret_cast<TileNumbers<rows>*>(parts[1]);
-    room = reinterpret_cast<float*>(parts[2]);
-    group_sums = reinterpret_cast<int32_t*>(parts[3]);
-    panel = {reinterpret_cast<int8_t*>(parts[4]), reinterpret_cast<int32_t*>(parts[5]),
-             reinterpret_cast<float*>(parts[6]), reinterpret_cast<int32_t*>(parts[7]),
-             reinterpret_cast<int32_t*>(parts[8])};
+    // Vectors of a tile's tokens may reach beyond its last ones.
+    codes = parts.take<uint32_t>(block * columns / 4 + 16);
+    tiles = parts.take<TileNumbers<rows>>(block / rows);
+    room = parts.take<float>(2 * columns);
+    group_sums = parts.take<int32_t>(needs_group_sums(weight) ? block / rows * Groups(weight).count * kLanes : 0);
+    panel = UnpackedPanel(weight, parts);
   }
 };
 
@@ -310,7 +290,7 @@ bool linear_by(const VggtqCall& call, const InputNumbers* shared, Share share, i
   const int64_t columns = padded(weight.columns, kBlock);
   const int32_t middle = middle_of(input_bits), bits = call.bits < input_bits ? call.bits : input_bits;
   const bool shifted = call.rounding == VGGTQ_TOKEN_AFFINE || (shared && shared->zero != middle);
-  const Workspace<rows> work(weight, share.last_token - share.first_token, cache_bytes, scratch);
+  const auto work = lay_out<Workspace<rows>>(scratch, weight, share.last_token - share.first_token, cache_bytes);
   if (work.codes == nullptr) return false;
   for (int64_t first = share.first_token; first < share.last_token; first += work.block) {
     const int64_t count = least(work.block, share.last_token - first);

@@ -61,21 +61,6 @@ struct QueryTile {
   alignas(64) int32_t largest[rows][kLanes];
 };
 
-// Hands out parts of a thread's scratch memory; by null it counts their bytes.
-struct Parts {
-  uint8_t* next;
-  int64_t bytes = 0;
-
-  template <class T>
-  T* take(int64_t count) {
-    const int64_t size = padded(count * static_cast<int64_t>(sizeof(T)), 64);
-    uint8_t* part = next;
-    if (next) next += size;
-    bytes += size;
-    return reinterpret_cast<T*>(part);
-  }
-};
-
 struct AttentionRoom {
   PackedHead head;
   QueryTile<kAttentionRows> tile;

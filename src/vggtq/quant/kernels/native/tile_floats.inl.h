@@ -68,33 +68,19 @@ struct FloatTileWorkspace {
   uint32_t* weights;
 
   // As in TileWorkspace.
-  FloatTileWorkspace(const VggtqWeight& weight, Share share, size_t cache_bytes, Scratch& scratch) {
+  FloatTileWorkspace(const VggtqWeight& weight, Share share, size_t cache_bytes, Parts& parts) {
     const int64_t columns = padded(weight.columns, kBlock), cache = static_cast<int64_t>(cache_bytes);
     const int64_t tokens = share.last_token - share.first_token;
     const int64_t fitting = most(cache / columns / kPairRows, 1) * kPairRows;
     const int64_t blocks = most((tokens + fitting - 1) / fitting, 1);
     block = padded((tokens + blocks - 1) / blocks, kPairRows);
     chunk = least(most(cache / 4 / columns / kPanel, 1), most(share.last_panel - share.first_panel, 1));
-    const int64_t of_sums = 4 * kPairRows * kPanel;
-    const int64_t sizes[] = {2 * block * columns,
-                             4 * columns,
-                             kSlice * kPanel,
-                             of_sums,
-                             of_sums,
-                             chunk * static_cast<int64_t>(sizeof *epilogues),
-                             2 * chunk * kPanel * columns};
-    int64_t total = 0;
-    for (int64_t size : sizes) total += padded(size, 64);
-    uint8_t* next = scratch.reserve(static_cast<size_t>(total));
-    inputs = reinterpret_cast<uint16_t*>(next);
-    if (next == nullptr) return;
-    const int64_t* size = sizes;
-    auto following = [&] { return next += padded(*size++, 64); };
-    room = reinterpret_cast<float*>(following());
-    codes = following();
-    for (int32_t*& part : sums) part = reinterpret_cast<int32_t*>(following());
-    epilogues = reinterpret_cast<Epilogue*>(following());
-    weights = reinterpret_cast<uint32_t*>(following());
+    inputs = parts.take<uint16_t>(block * columns);
+    room = parts.take<float>(columns);
+    codes = parts.take<uint8_t>(kSlice * kPanel);
+    for (int32_t*& part : sums) part = parts.take<int32_t>(kPairRows * kPanel);
+    epilogues = parts.take<Epilogue>(chunk);
+    weights = parts.take<uint32_t>(chunk * kPanel * columns / 2);
   }
 };
 
@@ -122,7 +108,7 @@ inline void multiply_float_chunk(const FloatTileWorkspace& work, int64_t columns
 inline bool tile_floats(const VggtqCall& call, Share share, size_t cache_bytes, Scratch& scratch) {
   const VggtqWeight& weight = *call.weight;
   const int64_t columns = padded(weight.columns, kBlock);
-  const FloatTileWorkspace work(weight, share, cache_bytes, scratch);
+  const auto work = lay_out<FloatTileWorkspace>(scratch, weight, share, cache_bytes);
   if (work.inputs == nullptr) return false;
   use_tiles(kTileBytes);
   for (int64_t first = share.first_token; first < share.last_token; first += work.block) {

@@ -147,9 +147,8 @@ struct TileWorkspace {
   ChunkPanel* panels;
   UnpackedPanel* rooms;  // for the panels of a chunk
 
-  // cache_bytes: of the L2 cache, half of which is for a chunk. Null pointers without memory.
-  TileWorkspace(const VggtqWeight& weight, Share share, size_t cache_bytes, Scratch& scratch)
-      : step(step_inputs(weight)) {
+  // cache_bytes: of the L2 cache, half of which is for a chunk.
+  TileWorkspace(const VggtqWeight& weight, Share share, size_t cache_bytes, Parts& parts) : step(step_inputs(weight)) {
     const Groups groups(weight);
     const int64_t columns = groups.columns, cache = static_cast<int64_t>(cache_bytes);
     const int64_t tokens = share.last_token - share.first_token;
@@ -157,38 +156,17 @@ struct TileWorkspace {
     const int64_t blocks = most((tokens + fitting - 1) / fitting, 1);
     block = padded((tokens + blocks - 1) / blocks, kPairRows);
     chunk = least(most(cache / 2 / columns / kPanel, 1), most(share.last_panel - share.first_panel, 1));
-    const int64_t pairs = block / kPairRows, of_groups = padded(4 * groups.count * kPanel, 64);
-    const int64_t of_panel = padded(kPanel * columns, 64) + 4 * of_groups, of_sums = 4 * kPairRows * kPanel;
-    const int64_t sizes[] = {block * columns,
-                             pairs * static_cast<int64_t>(sizeof *numbers),
-                             4 * columns,
-                             needs_group_sums(weight) ? 4 * pairs * groups.count * kPairRows : 0,
-                             of_sums,
-                             of_sums,
-                             of_sums,
-                             chunk * static_cast<int64_t>(sizeof *panels),
-                             chunk * static_cast<int64_t>(sizeof *rooms),
-                             chunk * of_panel};
-    int64_t total = 0;
-    for (int64_t size : sizes) total += padded(size, 64);
-    uint8_t* next = scratch.reserve(static_cast<size_t>(total));
-    codes = next;
-    if (next == nullptr) return;
-    const int64_t* size = sizes;
-    auto following = [&] { return next += padded(*size++, 64); };
-    numbers = reinterpret_cast<PairNumbers*>(following());
-    room = reinterpret_cast<float*>(following());
-    group_sums = reinterpret_cast<int32_t*>(following());
-    for (int32_t*& part : sums) part = reinterpret_cast<int32_t*>(following());
-    totals = reinterpret_cast<float*>(following());
-    panels = reinterpret_cast<ChunkPanel*>(following());
-    rooms = reinterpret_cast<UnpackedPanel*>(following());
-    uint8_t* own = following();
-    for (int64_t i = 0; i < chunk; i++, own += of_panel) {
-      uint8_t* rest = own + padded(kPanel * columns, 64);
-      rooms[i] = {reinterpret_cast<int8_t*>(own), reinterpret_cast<int32_t*>(rest),
-                  reinterpret_cast<float*>(rest + of_groups), reinterpret_cast<int32_t*>(rest + 2 * of_groups),
-                  reinterpret_cast<int32_t*>(rest + 3 * of_groups)};
+    codes = parts.take<uint8_t>(block * columns);
+    numbers = parts.take<PairNumbers>(block / kPairRows);
+    room = parts.take<float>(columns);
+    group_sums = parts.take<int32_t>(needs_group_sums(weight) ? block * groups.count : 0);
+    for (int32_t*& part : sums) part = parts.take<int32_t>(kPairRows * kPanel);
+    totals = parts.take<float>(kPairRows * kPanel);
+    panels = parts.take<ChunkPanel>(chunk);
+    rooms = parts.take<UnpackedPanel>(chunk);
+    for (int64_t i = 0; i < chunk; i++) {
+      const UnpackedPanel own(weight, parts);
+      if (rooms) rooms[i] = own;
     }
   }
 };
@@ -264,7 +242,7 @@ inline bool tile_linear(const VggtqCall& call, const InputNumbers* shared, Share
   const VggtqWeight& weight = *call.weight;
   const Groups groups(weight);
   const bool shifted = call.rounding == VGGTQ_TOKEN_AFFINE || (shared && shared->zero != middle);
-  const TileWorkspace work(weight, share, cache_bytes, scratch);
+  const auto work = lay_out<TileWorkspace>(scratch, weight, share, cache_bytes);
   if (work.codes == nullptr) return false;
   use_tiles(work.step);
   for (int64_t first = share.first_token; first < share.last_token; first += work.block) {

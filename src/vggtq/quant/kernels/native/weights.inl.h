@@ -11,15 +11,6 @@ constexpr int kVectorBytes = 4 * kLanes;
 constexpr int kPanel = kColumns * kLanes;  // outputs
 constexpr int kUnit = 32 / kColumns;       // inputs of eight vectors
 
-// Where a panel is unpacked to.
-struct UnpackedPanel {
-  int8_t* codes;         // [padded columns / 4][kPanel][4]
-  int32_t* starts;       // [groups][kPanel]: what a group's sums start from, -middle · Σ code
-  float* scales;         // [groups][kPanel]
-  int32_t* offsets;      // [groups][kPanel]: zero point - 128 of asymmetric 8-bit codes
-  int32_t* multipliers;  // [groups][kPanel]: integer scales, twice in each 32 bits
-};
-
 // Inputs that share a scale. Made once for many uses: a division takes as long as a group's products.
 struct Groups {
   int64_t size, count, columns;
@@ -30,6 +21,25 @@ struct Groups {
   }
   // Behind the last input of a group; padding belongs to the last one.
   INLINE int64_t end(int64_t g) const { return g + 1 == count ? columns : (g + 1) * size; }
+};
+
+// Where a panel is unpacked to.
+struct UnpackedPanel {
+  int8_t* codes;         // [padded columns / 4][kPanel][4]
+  int32_t* starts;       // [groups][kPanel]: what a group's sums start from, -middle · Σ code
+  float* scales;         // [groups][kPanel]
+  int32_t* offsets;      // [groups][kPanel]: zero point - 128 of asymmetric 8-bit codes
+  int32_t* multipliers;  // [groups][kPanel]: integer scales, twice in each 32 bits
+
+  UnpackedPanel() = default;
+  UnpackedPanel(const VggtqWeight& weight, Parts& parts) {
+    const Groups groups(weight);
+    codes = parts.take<int8_t>(kPanel * groups.columns);
+    starts = parts.take<int32_t>(groups.count * kPanel);
+    scales = parts.take<float>(groups.count * kPanel);
+    offsets = parts.take<int32_t>(groups.count * kPanel);
+    multipliers = parts.take<int32_t>(groups.count * kPanel);
+  }
 };
 
 // Whether sums are exact over all groups: their scales are integers.
