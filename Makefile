@@ -40,7 +40,7 @@ test-native: $(TOOLS) ## test the native kernels with sanitizers, and as g++, cl
 	  VGGTQ_LIBRARY=build/native_test/vggtq_native.so OMP_NUM_THREADS=1 $(PY) -m pytest tests/quant/kernels/test_native.py tests/quant/kernels/test_native_conv.py tests/network/test_int8_attention.py $(ARGS)
 
 test-browser: $(TOOLS) ## test the report page in headless Chromium (apt-get install chromium chromium-driver)
-	$(PY) -m pytest tests/browser/page_checks.py $(ARGS)
+	$(PY) -m pytest tests/browser/*_checks.py $(ARGS)
 
 lint: $(TOOLS) ## check style, formatting (C++ too), types, the direction of imports and English spelling
 	$(PY) -m ruff check .
