@@ -14,6 +14,8 @@ help: ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 NATIVE := src/vggtq/quant/kernels/native
+NATIVE_TESTS := $(addsuffix .py,$(addprefix tests/quant/kernels/test_native_,products floats process choice conv_products conv_modules)) \
+  tests/network/test_int8_attention.py
 
 $(READY): pyproject.toml constraints.txt $(wildcard $(NATIVE)/*.h $(NATIVE)/*.cpp)
 	$(PYTHON) -m venv .venv
@@ -37,10 +39,10 @@ test-native: $(TOOLS) ## test the native kernels with sanitizers, and as g++, cl
 	$(PY) -m cmake -S $(NATIVE)/cmake -B build/native_test -DVGGTQ_SANITIZE=address,undefined -DVGGTQ_EVEX=ON
 	$(PY) -m cmake --build build/native_test --parallel 2
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  VGGTQ_LIBRARY=build/native_test/vggtq_native.so OMP_NUM_THREADS=1 $(PY) -m pytest tests/quant/kernels/test_native.py tests/quant/kernels/test_native_conv.py tests/network/test_int8_attention.py $(ARGS)
+	  VGGTQ_LIBRARY=build/native_test/vggtq_native.so OMP_NUM_THREADS=1 $(PY) -m pytest $(NATIVE_TESTS) $(ARGS)
 
 test-browser: $(TOOLS) ## test the report page in headless Chromium (apt-get install chromium chromium-driver)
-	$(PY) -m pytest tests/browser/page_checks.py $(ARGS)
+	$(PY) -m pytest tests/browser/*_checks.py $(ARGS)
 
 lint: $(TOOLS) ## check style, formatting (C++ too), types, the direction of imports and English spelling
 	$(PY) -m ruff check .

@@ -208,3 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self._send(content[: len(content) // 2], **headers)
         return self._send(content, **headers)
+
+
+def front_matter(card: bytes) -> dict:
+    match = re.match(rb"---\n(.*?)\n---\n", card, re.DOTALL)
+    assert match
+    return yaml.safe_load(match.group(1))

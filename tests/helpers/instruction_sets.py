@@ -43,3 +43,6 @@ def skip_where_onnx_runtime_saturates(model: nn.Module) -> None:
     eight = any(layer.activations.mode != "none" and layer.spec.bits == 8 for layer in layers)
     if eight and onednn_activation_bits() == 7:
         pytest.skip("ONNX Runtime's int8 products saturate on this CPU")
+
+
+built = pytest.mark.skipif(native.problem() is not None, reason=f"no native kernels: {native.problem()}")

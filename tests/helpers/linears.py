@@ -1,9 +1,10 @@
-"""Numbers and weights for tests of linear layers."""
+"""Numbers, weights and recipes for tests of linear layers."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vggtq.quant.scheme.activations import Activations
+from vggtq.quant.scheme.parts import Layers
 
 DYNAMIC = Activations("dynamic", 8)
 
@@ -23,3 +24,26 @@ def draw(kind: str, *shape: int, seed: int = 0) -> Tensor:
 
 
 KINDS = ("gaussian", "uniform", "plus-minus-one", "all-positive", "outliers")
+
+INPUTS = {
+    "per token": DYNAMIC,
+    "per token asymmetric": Activations("dynamic", symmetric=False),
+    "per tensor": Activations("dynamic", granularity="per_tensor"),
+    "per tensor asymmetric": Activations("dynamic", granularity="per_tensor", symmetric=False),
+    "static": Activations("static"),
+    "static asymmetric": Activations("static", symmetric=False),
+    "static 5 bits": Activations("static", 5),
+    "4 bits": Activations("dynamic", 4),
+}
+FLOAT = Activations()
+
+WHOLE = Layers(skip_first_last=False)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 16))
+
+
+def static(**options: object) -> Activations:
+    return Activations("static", **options)  # type: ignore[arg-type]

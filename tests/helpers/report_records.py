@@ -1,4 +1,4 @@
-"""Synthetic records as docs/record.md describes them, for tests of the report."""
+"""Synthetic records as docs/record.md describes them, and what a report makes of them, for tests of the report."""
 
 import copy
 import json
@@ -9,6 +9,8 @@ from vggtq.metrics.table import HEADLINE, metrics
 from vggtq.network.outputs import OUTPUTS
 from vggtq.records.plain import parsed
 from vggtq.records.schema import Record
+from vggtq.report.rows.groups import group_rows
+from vggtq.report.rows.recommend import Choice, recommend
 from vggtq.report.rows.row import Row, record_row
 
 PARAMETERS = 100_000_000
@@ -217,3 +219,15 @@ def write(folder: Path, records: list[dict[str, Any]]) -> Path:
         run.mkdir(parents=True)
         (run / "result.json").write_text(json.dumps(made), encoding="utf-8")
     return folder
+
+
+def choices(*records: dict) -> dict[str, Choice]:
+    (group,) = group_rows([row_of(made) for made in records])
+    return {choice.need: choice for choice in recommend(group.rows)}
+
+
+def strict(path: Path) -> dict:
+    def refuse(token: str) -> None:
+        raise AssertionError(f"{token} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)

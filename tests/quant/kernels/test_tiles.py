@@ -11,6 +11,7 @@ from vggtq.machine import native
 
 ROOT = Path(__file__).parents[3]
 CMAKE = (sys.executable, "-m", "cmake")
+TOPICS = ("products", "floats", "process")
 TESTED = (
     "integers_give or references or threads or beyond_a_buffer or broken_rows_stay or come_back or saturates"
     " or cache_holds or bfloat16"
@@ -24,8 +25,8 @@ def test_tiles_compute_what_integers_give(tmp_path: Path) -> None:
     ran(*CMAKE, "--build", tmp_path)
     library = {"VGGTQ_LIBRARY": str(tmp_path / "vggtq_native.so"), "OMP_NUM_THREADS": "1"}
     options = ("-o", "addopts=", "-p", "no:cacheprovider", "-n", "0", "-k", f"amx and ({TESTED})")
-    tests = Path(__file__).with_name("test_native.py")
-    output = ran(sys.executable, "-m", "pytest", *options, tests, **library)
+    tests = [Path(__file__).with_name(f"test_native_{topic}.py") for topic in TOPICS]
+    output = ran(sys.executable, "-m", "pytest", *options, *tests, **library)
     assert " passed" in output and "failed" not in output and "skipped" not in output, output
 
 

@@ -1,38 +1,29 @@
-"""The quantized model as a file: what is loaded is what was saved, and what is not right is refused."""
+"""The quantized model as a file: what is loaded is what was saved, also by earlier versions and for any network."""
 
 import copy
-import json
-import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vggtq
-from helpers.runs import TINY, recorded
-from helpers.small_vggt import inputs
+from helpers.artifacts import NOWHERE, config, quantized, rounded, saved, write
+from helpers.runs import TINY
 from vggtq import artifact
 from vggtq.config.compose import compose
-from vggtq.config.schema import Config
 from vggtq.config.validate import validated
-from vggtq.errors import QuantizationError, WeightsError
-from vggtq.export import export, main
-from vggtq.models.checkpoints.fingerprint import WeightsInfo
-from vggtq.models.loading import LoadedModel, share_parameters
+from vggtq.errors import WeightsError
+from vggtq.export import export
 from vggtq.prepare.streamed import streamed
 from vggtq.quant.kernels.linear import QuantLinear
 from vggtq.quant.scheme.activations import Activations
 from vggtq.quant.scheme.parts import Layers
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.scheme.weights import Weights
-from vggtq.quant.walk.quantize import Quantization, quantize_
+from vggtq.quant.walk.quantize import quantize_
 from vggtq.quant.walk.stored import round_rest_, stored_bytes
 from vggtq.terminal.progress import Steps
 
@@ -55,52 +46,6 @@ SCHEMES = {
 THOROUGHLY = ("int4_group", "svdquant_w4a4")  # with each type for what is not quantized
 ALL_TYPES = "scheme.layers.types=[Linear,MultiheadAttention,Conv2d,ConvTranspose2d]"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-NOWHERE = WeightsInfo("seed 0", "random", "0" * 64, random=True)
-
-
-def config(*overrides: str) -> Config:
-    return validated(compose([*TINY, *overrides]))
-
-
-def quantized(settings_: Config) -> tuple[LoadedModel, nn.Module, Quantization]:
-    loaded, twin, result = rounded(settings_)
-    round_rest_(twin, settings_.rest)
-    return loaded, twin, result
-
-
-def rounded(settings_: Config) -> tuple[LoadedModel, nn.Module, Quantization]:
-    loaded = settings_.model.load(torch.device("cpu"))
-    twin = share_parameters(loaded.module)
-    pictures = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
-    return loaded, twin, quantize_(twin, settings_.scheme, calibrate=lambda model: model(pictures))
-
-
-def saved(settings_: Config, path: Path) -> tuple[LoadedModel, nn.Module]:
-    loaded, twin, result = quantized(settings_)
-    write(loaded, twin, result, settings_, path)
-    return loaded, twin
-
-
-def write(loaded: LoadedModel, twin: nn.Module, result: Quantization, settings_: Config, path: Path) -> None:
-    identity = settings_.model.identity()
-    artifact.save(twin, path, settings_.scheme, result, loaded.weights, identity, settings_.rest)
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return inputs("square")[0][0]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("made") / "model.safetensors"
-    saved(config("scheme=int4_group", "group_size=16"), path)
-    return path
-
-
-@pytest.fixture
-def file(made: Path, tmp_path: Path) -> Path:
-    return shutil.copy(made, tmp_path / made.name)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -222,47 +167,6 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path: Path, file: Path) -> N
         vggtq.load_into_(Odd(), file)
 
 
-@given(position=st.floats(0, 1, exclude_max=True), keep=st.booleans())
-@settings(max_examples=40)
-def test_a_changed_or_truncated_file_is_never_loaded(
-    tmp_path_factory: pytest.TempPathFactory, position: float, keep: bool
-) -> None:
-    """keep: one byte is changed; otherwise the file ends there."""
-    path = tmp_path_factory.mktemp("artifact") / "model.safetensors"
-    net = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
-    scheme = Scheme(layers=Layers(skip_first_last=False))
-    artifact.save(net, path, scheme, quantize_(net, scheme), NOWHERE)
-    content = bytearray(path.read_bytes())
-    at = int(position * len(content))
-    if keep:
-        content[at] ^= 0x11
-    path.write_bytes(content if keep else content[:at])
-    with pytest.raises(WeightsError, match=path.stem):
-        vggtq.load_into_(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), path)
-
-
-def _rewritten(file: Path, **changes: str) -> Path:
-    """The same tensors under other metadata."""
-    with safe_open(file, "pt") as stream:
-        metadata = stream.metadata()
-    save_file(load_file(file), file, metadata | changes)
-    return file
-
-
-def test_foreign_files_are_refused_with_a_reason(tmp_path: Path, file: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no such file.*vggtq export"):
-        vggtq.load(tmp_path / "absent.safetensors")
-    plain = tmp_path / "plain.safetensors"
-    save_file({"weight": torch.zeros(2, 2)}, plain)
-    with pytest.raises(WeightsError, match=r"not a quantized model.*vggtq export"):
-        vggtq.load(plain)
-    (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(WeightsError, match="not a safetensors file"):
-        vggtq.load(tmp_path / "text.safetensors")
-    with pytest.raises(WeightsError, match=r"artifact format 99.*reads 1 to 4"):
-        vggtq.load(_rewritten(file, format_version="99"))
-
-
 def test_a_file_of_the_first_version_is_still_read() -> None:
     """Written before activations had granularities and static ranges."""
     first, now = nn.Sequential(nn.Linear(8, 4)), nn.Sequential(nn.Linear(8, 4)).requires_grad_(False)
@@ -305,108 +209,3 @@ def test_files_whose_recipe_has_removed_options_are_still_read(version: int, lab
         )
     torch.testing.assert_close(net(x).double(), inputs @ weight.T + stored["bias"], rtol=0, atol=off)
     assert artifact.read_header(path).label == label
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda h: h["model"].update(family="os.system"), "cannot be built"),
-        (lambda h: h["model"]["architecture"]["aggregator"].update(depth=10**9), "cannot be built"),
-        (lambda h: h["model"]["architecture"]["dpt"].update(features=8), "another network"),
-        (lambda h: h["scheme"].update(_target_="os.system"), "header"),
-        (lambda h: h["layers"][0].update(name="nowhere"), "another network"),
-        (lambda h: h["layers"][0]["weights"].update(bits=99), "header"),
-        (lambda h: h.update(rest="object"), "header"),
-        (lambda h: h["scheme"].update(name="better"), "digest"),
-        (lambda h: h.pop("weights"), "header"),
-    ],
-)
-def test_a_tampered_header_is_refused(file: Path, change: object, reason: str) -> None:
-    with safe_open(file, "pt") as stream:
-        header = json.loads(stream.metadata()["vggtq"])
-    change(header)  # type: ignore[operator]
-    with pytest.raises(WeightsError, match=reason):
-        vggtq.load(_rewritten(file, vggtq=json.dumps(header, sort_keys=True)))
-
-
-def test_missing_and_additional_tensors_are_named(file: Path) -> None:
-    with safe_open(file, "pt") as stream:
-        metadata = stream.metadata()
-    tensors = load_file(file)
-    save_file(tensors | {"extra": torch.zeros(1)}, file, metadata)
-    with pytest.raises(WeightsError, match="extra is unknown"):
-        vggtq.load(file)
-    del tensors["aggregator.camera_token"]
-    save_file(tensors, file, metadata)
-    with pytest.raises(WeightsError, match=r"aggregator\.camera_token is missing"):
-        vggtq.load(file)
-
-
-def test_a_rest_that_would_change_the_outputs_is_refused(tmp_path: Path) -> None:
-    settings_ = config("scheme=int4_group")
-    loaded, twin, result = quantized(settings_)
-    path = tmp_path / "model.safetensors"
-    with pytest.raises(WeightsError, match="round_rest_"):
-        artifact.save(twin, path, settings_.scheme, result, loaded.weights, rest="float16")
-    assert list(tmp_path.iterdir()) == []
-    before = loaded.module.aggregator.camera_token.clone()
-    round_rest_(twin, "float16")
-    assert torch.equal(loaded.module.aggregator.camera_token, before), "the float model shares its tensors"
-    twin.aggregator.camera_token = nn.Parameter(torch.full_like(before, 1e6))
-    with pytest.raises(QuantizationError, match=r"camera_token.*1e\+06.*rest=bfloat16"):
-        round_rest_(twin, "float16")
-
-
-def test_a_run_keeps_the_model_that_it_measured(tmp_path: Path) -> None:
-    record = recorded(tmp_path, "scheme=int4_group", "group_size=16", "rest=float16", "save=true")
-    path = tmp_path / record["artifact"]["file"]
-    assert path.stat().st_size == record["artifact"]["file_bytes"]
-    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
-    assert record["size"]["stored_bytes"] == path.stat().st_size - header
-    again = vggtq.load(path)
-    assert again.header.digest == record["artifact"]["sha256"]
-    assert again.weights.fingerprint == record["model"]["fingerprint"]
-    recorded(tmp_path, "scheme=int4_group", "group_size=16", "rest=float16")
-    assert not path.exists(), "the record no longer speaks of it"
-
-
-def test_export_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "folder" / "model.safetensors"
-    assert main([*TINY, "scheme=int4_group", "group_size=16", f"out={out}"]) == 0
-    assert vggtq.load(out).header.label == "INT4 group 16"
-    assert main([*TINY, f"out={out}"]) == 1
-    assert "overwrite=true" in capsys.readouterr().err
-    assert main([*TINY, f"out={out}", "overwrite=true"]) == 0
-    assert vggtq.load(out).header.scheme.name == "int8_symmetric"
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
-
-
-def test_the_float_network_can_be_exported_to_compare_with(tmp_path: Path) -> None:
-    out = tmp_path / "fp32.safetensors"
-    assert main([*TINY, "scheme=fp32", f"out={out}"]) == 0
-    loaded = vggtq.load(out)
-    assert not loaded.header.layers
-    given = validated(compose([*TINY, "scheme=fp32"])).model.load(torch.device("cpu"))
-    images = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
-    expected, found = given.predict(images), loaded.predict(images)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["scheme=int4_group"], "out is missing; name the file"),
-        (["out=model.bin"], r"try model\.safetensors"),
-        (["out=model.safetensors", "scheme=int4"], "did you mean int4_group"),
-        (["out=model.safetensors", "scheem=int4_group"], "did you mean scheme"),
-        (["out=model.safetensors", "rest=half"], "rest=half is not one of"),
-        (["out=model.safetensors", "model.source=absent.safetensors"], "no such weights file"),
-    ],
-)
-def test_mistakes_on_the_command_line_are_told_in_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(message, line)
