@@ -14,6 +14,7 @@ ACCURACY, BENCHMARKS, MINI, MEASURING = (
 CASCADE, EPYC, H200 = (
     f"docs/measurements/2026-11-27-{name}.md" for name in ("cascade-lake", "epyc-avx2", "h200")
 )
+MANY_IMAGES = "docs/measurements/2026-11-28-epyc-avx2.md"
 XEON, ZEN4, ROOMS = (
     f"docs/measurements/2026-11-21-{name}.md" for name in ("xeon-amx", "zen4", "accuracy-rooms")
 )
@@ -57,6 +58,14 @@ def small(row: str) -> Place:
     return EPYC, f"| {row} # The embedded model"
 
 
+def memory(row: str) -> Place:
+    return MANY_IMAGES, f"| {row} | # Two images"
+
+
+def int8_attention(row: str) -> Place:
+    return MANY_IMAGES, f"| {row} | # Accuracy with INT8"
+
+
 def seven_bits(scheme: str) -> Place:
     return EPYC, f"(`{scheme}`) | # Accuracy with 7-bit weights"
 
@@ -78,20 +87,25 @@ GPTQ = kept("(`gptq_w4a16`)")
 
 SOURCES: dict[str, dict[str, list[Source]]] = {
     README: {
-        "| FP32 | 1.00 (13.8": [FRAMES, FILES, whole("FP32"), engine("FP32 ("), small("FP32 (")],
-        "| W8A8 (`int8_dynamic`)": [FRAMES, FILES, whole("W8A8"), engine("W8A8 |"), small("W8A8 |")],
+        "| FP32 | 1.00 (13.8": [memory("FP32"), whole("FP32"), engine("FP32 ("), small("FP32 (")],
+        "| W8A8 (`int8_dynamic`)": [
+            *[memory("W8A8 (`int8_dynamic`)"), whole("W8A8"), engine("W8A8 |"), small("W8A8 |")],
+        ],
         "| W8A8, INT8 attention": [
-            FILES,
+            memory("W8A8 with `scheme.attention=int8`"),
             whole("W8A8, attention INT8"),
             engine("W8A8, attention"),
             small("W8A8, attention"),
         ],
         "| W4A8, INT8 attention": [
+            (MANY_IMAGES, "| W4A8 in groups of 64 (`w4a8`"),
             whole("W4A8 group 64 progressive, attention INT8"),
             engine("W4A8 in groups of 64, attention"),
             small("W4A8 in groups of 64, attention"),
         ],
-        "| INT4 weights": [FRAMES, FILES, engine("INT4 weights in"), small("INT4 weights in")],
+        "| INT4 weights": [
+            *[memory("INT4 weights in groups of 64"), engine("INT4 weights in"), small("INT4 weights in")],
+        ],
         "| OpenVINO, FP32": [engine("OpenVINO FP32"), small("OpenVINO FP32")],
         "| OpenVINO, our INT4": [small("our INT4 weights in Op")],
         "| ONNX Runtime, FP32": [small("FP32 in ONNX")],
@@ -146,25 +160,32 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         ],
         "- **Time.**": [VNNI, AVX2, engine("INT4 weights in")],
         "- **Accuracy.**": [GPTQ, NEAREST_W4A4],
-        "| AVX2 alone | W8A8": [
-            *[FRAMES, FILES, engine("W8A8, attention"), seven_bits("smoothquant_w8a8")],
+        "| W8A8, INT8 attention | 1.92": [
+            *[memory("W8A8 with `scheme.attention=int8`"), engine("W8A8, attention")],
+            *[(EPYC, "W8A8 has 1.51 × and W4A8"), int8_attention("W8A8, smoothed, INT8 attention, AVX2")],
+        ],
+        "| W4A8, INT8 attention | 1.82": [
+            *[(MANY_IMAGES, "| W4A8 in groups of 64 (`w4a8`"), engine("W4A8 in groups of 64, attention")],
             (EPYC, "W8A8 has 1.51 × and W4A8"),
+            int8_attention("W4A8, smoothed, GPTQ, INT8 attention, AVX2"),
         ],
-        "| AVX2 alone | W4A8": [
-            *[engine("W4A8 in groups of 64, attention"), kept("(`w4a8`)")],
-            (EPYC, "W8A8 has 1.51 × and W4A8"),
+        "| INT4 weights | 1.30": [memory("INT4 weights in groups of 64"), engine("INT4 weights in"), GPTQ],
+        "| W8A8, INT8 attention | 2.27": [
+            *[memory("W8A8 with `scheme.attention=int8`"), whole("W8A8, attention INT8")],
+            int8_attention("W8A8, smoothed, INT8 attention, 8-bit products"),
         ],
-        "| AVX2 alone | INT4": [FRAMES, FILES, engine("INT4 weights in"), engine("OpenVINO FP32"), GPTQ],
-        "| AVX-512 VNNI | W8A8": [
-            *[FRAMES, FILES, whole("W8A8, attention INT8"), kept("(`smoothquant_w8a8`)")],
+        "| W4A8, INT8 attention | 2.26": [
+            (MANY_IMAGES, "| W4A8 in groups of 64 (`w4a8`"),
+            whole("W4A8 group 64 progressive, attention INT8"),
+            int8_attention("W4A8, smoothed, GPTQ, INT8 attention, 8-bit products"),
         ],
-        "| AMX | BF16": [FRAMES, FILES, (XEON, "| BF16 | 2.16 # Whole models")],
-        "| AMX | W8A8": [
-            *[FRAMES, FILES, (XEON, "| W8A8 | 2.02 # Whole models"), kept("(`smoothquant_w8a8`)")],
-            (XEON, "Whole VGGT-1B at 224 pixels: W8A8"),
+        "| BF16 | 2.16": [memory("BF16"), (XEON, "| BF16 | 2.16 # Whole models")],
+        "| W8A8 | 2.02": [
+            *[memory("W8A8 (`int8_dynamic`)"), (XEON, "| W8A8 | 2.02 # Whole models")],
+            *[kept("(`smoothquant_w8a8`)"), (XEON, "Whole VGGT-1B at 224 pixels: W8A8")],
         ],
-        "| NVIDIA H200 | FP8": TEN_FRAMES,
-        "| NVIDIA H200 | INT4": TEN_FRAMES,
+        "| FP8 | 1.03": TEN_FRAMES,
+        "| INT4 weights | 0.95": TEN_FRAMES,
     },
     ACCURACY: {
         "Measured on": [
@@ -181,6 +202,11 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         "- **W4 weights:**": [NEAREST_W4, GPTQ, kept("… MSE scales"), kept("… AWQ")],
         "- **Bits per layer**": [kept("(`auto_mixed`), same bytes")],
         "- **W4A8:**": [kept("(`w4a8`)")],
+        "- **INT8 attention**": [
+            int8_attention("FP32, INT8 attention, 8-bit products"),
+            int8_attention("W8A8, smoothed, INT8 attention, 8-bit products"),
+            *[int8_attention("W4A8, smoothed, GPTQ, INT8 attention, 8-bit products"), kept("(`w4a8`)")],
+        ],
         "- **W4A4**": [
             *[NEAREST_W4A4, kept("… smoothed, Hadamard"), kept("(`svdquant_w4a4`)")],
             *[(1, 0.034, 0.665), (1, 0.016, 0.665)],
