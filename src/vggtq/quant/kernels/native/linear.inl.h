@@ -298,11 +298,12 @@ bool linear_by(const VggtqCall& call, const InputNumbers* shared, Share share, i
       uint32_t* codes = work.codes + t * columns / 4;
       TileNumbers<rows>& tile = work.tiles[t / rows];
       code_tile<rows>(call, shared, bits, middle, first + t, least(rows, count - t), codes, tile, work.room);
+      int32_t* sums = work.group_sums;
       if (needs_group_sums(weight)) {
-        int32_t* sums = work.group_sums + t / rows * Groups(weight).count * kLanes;
+        sums += t / rows * Groups(weight).count * kLanes;
         sum_groups<rows>(weight, codes, middle, sums);
-        tile.group_sums = sums;
       }
+      tile.group_sums = sums;
     }
     for (int64_t number = share.first_panel; number < share.last_panel; number++) {
       const UnpackedPanel panel = prepared(weight, number, middle, work.panel);

@@ -94,8 +94,8 @@ struct alignas(64) TileShapes {
 inline void use_tiles(int64_t step) {
   TileShapes shapes;
   for (int i = 0; i < 8; i++) {
-    shapes.row_bytes[i] = i == 4 || i == 5 ? static_cast<uint16_t>(step) : kTileBytes;
-    shapes.rows[i] = i >= 6 ? static_cast<uint8_t>(step / 4) : kTileSide;
+    shapes.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? step : kTileBytes);
+    shapes.rows[i] = static_cast<uint8_t>(i >= 6 ? step / 4 : kTileSide);
   }
   asm volatile("ldtilecfg %0" : : "m"(shapes));
 }
