@@ -30,7 +30,6 @@ TEN_FRAMES: list[Source] = [
     *[(H200, "| BF16 (reference)"), (H200, "| FP8 | 83"), (H200, "| INT4 group 64 | 91")],
     *[(1979, 2979), (1441, 2979)],
 ]
-COMPARED = "from a run of vggtq compare, whose record is not in the repository"
 
 
 def means(row: str, xeon: str, zen4: str) -> list[Source]:
@@ -60,6 +59,10 @@ def small(row: str) -> Place:
 
 def memory(row: str) -> Place:
     return MANY_IMAGES, f"| {row} | # Two images"
+
+
+def compared(row: str) -> Place:
+    return MANY_IMAGES, f"| {row} | # Nine schemes"
 
 
 def int8_attention(row: str) -> Place:
@@ -116,20 +119,18 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         "speed  1.12": ["1.12 1.09 1.13: printed by the command above"],
         "The default model `vggt_mini`": [(MINI, "is a VGGT of 9.1 million")],
         "measures nine schemes": [T_INTERVAL],
-        "| FP32 | 34.8": [f"34.8 0 0.071 0.178 0.805 0.323 0.079: {COMPARED}"],
-        "| INT8 per-channel": [f"13.2 0.0009 0.000 0.001 0.003 0.005: {COMPARED}"],
+        "| FP32 | 34.8": [compared("FP32")],
+        "| INT8 per-channel": [compared("INT8 per-channel asymmetric")],
         "| `torch_dynamic` (": [
-            f"13.0 0.0120 0.054 0.038 0.100 0.051 0.073 0.021 0.002 0.0003 0.0004: {COMPARED}"
+            compared("W8A8 dynamic per-tensor symmetric PyTorch, inputs per-tensor asymmetric")
         ],
-        "| INT4 group 64 | 9.6": [
-            f"9.6 0.0149 0.024 0.031 0.057 0.044 0.026 0.011 0.003 0.006 0.0002 0.0005: {COMPARED}"
-        ],
+        "| INT4 group 64 | 9.6": [compared("INT4 group 64")],
         "8-bit weights show no loss": [(README, "| INT4 group 64 | 9.6"), NEAREST_W4, GPTQ],
         "On an H200": TEN_FRAMES,
     },
     CHOOSING: {
         "| no visible loss, 8 bits": [
-            f".001: {COMPARED}",
+            compared("INT8 per-channel symmetric"),
             (XEON, "VGGT-1B with random weights and the track"),
         ],
         "| no visible loss, and speed": [
