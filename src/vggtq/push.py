@@ -79,7 +79,7 @@ def push(
         _check_licence(path, header)
     client.require_token()
     if header.model is not None:
-        artifact.load(path)  # what cannot be loaded here helps nobody there
+        artifact.load(path)  # a file that does not load here does not load elsewhere
     record = matching_record(path, header)
     text = model_card(repo, header, path.stat().st_size, record)
     api = client.client()

@@ -177,7 +177,7 @@ class Column:
     shown: bool = True  # in the Markdown table; the CSV has all
 
     def written(self, found: Estimate) -> str:
-        """The number with its ends, and what it is of where that was a choice; a dash where undefined."""
+        """The number with the ends of its interval and its note; a dash where it is undefined."""
         if math.isnan(found.value):
             return "–"
         value, low, high = (self.form.format(number) for number in (found.value, found.low, found.high))

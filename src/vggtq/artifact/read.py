@@ -106,7 +106,7 @@ def load_into_(module: nn.Module, path: Path | str, device: torch.device | str =
 def _fill(skeleton: nn.Module, path: Path, header: Header, device: torch.device) -> Quantization:
     stored = open_tensors(path)
     check_layout(skeleton, stored.layout, {entry.name: entry.codes for entry in header.layers}, path.name)
-    # Copies: the network must not change when somebody writes to the file.
+    # Copies: the network must not change when the file is written to.
     tensors = HashingReader(lambda name: stored.get(name).clone())
 
     def get(name: str) -> Tensor:

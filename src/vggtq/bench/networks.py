@@ -194,7 +194,7 @@ Bind = Callable[[nn.Module, Tensor], Tensor | tuple[Tensor, ...]]
 
 
 def _depth_and_others(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """Depth first, then the rest: a compiler leaves out the heads whose outputs nobody asks for."""
+    """Depth first, then the rest: a compiler leaves out the heads whose outputs are not used."""
     outputs = network(images)
     others = (value for name, value in outputs.items() if name not in ("depth", "images"))
     return outputs["depth"], *(value for value in others if isinstance(value, Tensor))

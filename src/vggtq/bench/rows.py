@@ -96,7 +96,7 @@ def _tried(candidate: Candidate | Missing, device: torch.device) -> "_Tried | Mi
 
 
 def _rounds(tried: Sequence[_Tried], seconds: float) -> dict[str, int]:
-    """By name; whoever is slow runs once, for its place is clear."""
+    """By name. A slow alternative runs once, because its place in the order is clear then."""
     slow = {t.candidate.name for t in tried if t.ms > SLOW * tried[0].ms}
     round_ms = sum(t.ms for t in tried if t.candidate.name not in slow)
     fewest, most = ROUNDS

@@ -1,4 +1,4 @@
-"""The configuration: its schema, where its YAML files are, and what Hydra needs help with. Imports nothing heavy.
+"""From a composed configuration to a typed and checked one. Imports nothing heavy.
 
 Schemes, device and timing are typed here; `model` and `dataset` are dataclasses of their own, named by `_target_` in their
 YAML, whose fields are their schema (`instantiate`).
@@ -120,7 +120,7 @@ def _calibration_dataset(config: Config, count: int) -> Any:
 
 
 def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
-    """Raises ConfigError for keys that were added with + and that nobody reads."""
+    """Raises ConfigError for keys that were added with + and that the schema does not have."""
     for key in map(str, cfg):
         if key == "hydra" or f"{prefix}{key}" in ("model", "dataset", "calibration.dataset"):
             continue  # these have schemas of their own
@@ -137,7 +137,7 @@ def _check_keys(cfg: DictConfig, schema: DictConfig, prefix: str = "") -> None:
             _check_keys(child, known, f"{prefix}{key}.")
 
 
-# Classes that moved since a record or somebody's YAML named them.
+# Classes that have moved, by the names in older records and users' YAML files.
 MOVED = {"vggtq.data.sequences.ImageSequences": "vggtq.data.images.ImageSequences"}
 
 

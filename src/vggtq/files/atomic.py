@@ -44,7 +44,7 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(place: Path) -> None:
-    """Removes what killed writers left: of one file, or of all files of a folder. Nobody else may be writing there."""
+    """Removes what killed writers left: of one file, or of all files of a folder. No other process may be writing there."""
     folder, stem = (place, PREFIX) if place.is_dir() else (place.parent, f"{_stem(place)}-")
     for left in folder.glob(f"{stem}*{SUFFIX}"):
         if left.is_dir():

@@ -94,7 +94,7 @@ class TensorCache:
                 "%s: entry %s… is not used (%s); computing it anew", self.content, entry.path.stem[:12], error
             )
             return None
-        with contextlib.suppress(OSError):  # somebody else's file
+        with contextlib.suppress(OSError):  # another user's file
             os.utime(entry.path)  # the last use, for `_make_room`
         return kept
 
@@ -133,7 +133,7 @@ class TensorCache:
 
 @contextlib.contextmanager
 def waiting_lock(path: Path, waiting: str) -> Iterator[Exception | None]:
-    """Holds the lock `path`; yields why not, where the folder does not allow it. waiting: what to say if somebody holds it.
+    """Holds the lock `path`; yields why not, where the folder does not allow it. waiting: logged if another process holds it.
 
     The lock ends with its process, however that ends; its file stays, since removing it would let two processes in.
     """

@@ -1,4 +1,4 @@
-"""The README.md of a quantized model on the Hugging Face hub: what the file says of itself, what its record measured.
+"""The README.md of a quantized model on the Hugging Face hub: the facts in the file, and the measurements of its record.
 
 Nothing is in it that is in neither of the two; what is not known is left out.
 """

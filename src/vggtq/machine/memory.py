@@ -1,4 +1,4 @@
-"""Memory of this process: what it holds, its peak, and what the C library's allocator keeps of memory that is free again."""
+"""Memory of this process: resident, at its peak, and freed memory that the C library's allocator keeps."""
 
 import contextlib
 import ctypes

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP as exceptions that get through.
 
 Python drops what a signal handler raises while a destructor or a callback of a weak reference runs, and the program would go
-on as if nothing had been asked. So the request is repeated every second until somebody calls `settled`.
+on as if nothing had been asked. So the request is repeated every second until `settled` is called.
 """
 
 import signal
@@ -16,7 +16,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP: what a scheduler or a closed terminal sends. Recorded like Ctrl-C."""
 
 
-_asked: list[int] = []  # the signal that nobody has answered yet
+_asked: list[int] = []  # the signal that waits for an answer
 
 
 def install() -> dict[int, object]:
@@ -40,7 +40,7 @@ def restore(previous: dict[int, object]) -> None:
 
 
 def settled() -> None:
-    """Whoever catches the exception has heard: no more of them."""
+    """Ends the repetition. To be called where the exception is caught."""
     _asked.clear()
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -171,7 +171,7 @@ class CameraSums:
             self.fov.add(torch.rad2deg(q[:, 7:9] - r[:, 7:9]).abs())
 
     def result(self) -> dict[str, float]:
-        """Of what there is: a network without a field of view has no error of it."""
+        """The metrics that have a value: a network without a field of view has no error of it."""
         found = {metric.key: metric.function(self) for metric in metrics("cameras") if metric.function}
         return {key: value for key, value in found.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Geometry of one scene against ground truth, its mean over scenes, and what of a change is more than noise."""
+"""Geometry of one scene against ground truth, its mean over scenes, and whether a change is more than noise."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The mean of differences over scenes, and what of it is more than noise. No torch: the report uses it too."""
+"""The mean of differences over scenes, and whether it is more than noise. No torch: the report uses it too."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A loaded model that the next prediction of this process takes again, where somebody asks for that."""
+"""A loaded model that the next prediction of this process takes again, if it was asked for."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_kept: dict[str, Any] | None = None  # one model by the arguments it was loaded with; None: nobody asked
+_kept: dict[str, Any] | None = None  # one model by the arguments it was loaded with; None: not asked for
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The one way from a validated configuration to a quantized network: runs, exports, benchmarks and sensitivities take it.
 
 `use_device`, `check`, `load`, `allocate_`, `quantize`, in this order; `prepared` is the first three for commands that evaluate
-no scenes, and what nobody has allocated before, `quantize` does.
+no scenes. `quantize` allocates bits where `allocate_` was not called.
 A recipe without data can also be applied to one weight at a time (`vggtq.prepare.streamed`).
 """
 

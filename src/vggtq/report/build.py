@@ -180,7 +180,7 @@ def _write_csv(names: Sequence[str], values: Values, path: Path) -> None:
 
 
 def _write_parquet(report: Report, path: Path, t: Translate) -> None:
-    """The table for whoever computes with it, types kept; where pyarrow is missing a line says how to have it."""
+    """The table for other programs, with its types. Without pyarrow a line says how to install it."""
     if find_spec("pyarrow") is None:
         path.unlink(missing_ok=True)  # an older report's
         report.hints.append(t("no_parquet"))

@@ -69,7 +69,7 @@ def main() -> NoReturn:
         sys.argv[1:] = quote_numbers(arguments)
         config_folders(arguments)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         stop_printing()
         sys.exit(1)
     except sweep.Stopped:

@@ -1,4 +1,4 @@
-"""One progress bar for the person who waits; nothing where nobody watches."""
+"""A progress bar on a terminal; no output elsewhere."""
 
 from types import TracebackType
 

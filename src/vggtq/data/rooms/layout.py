@@ -56,7 +56,7 @@ def random_layout(seeds: Sequence[int], frames: int) -> Layout:
 
 
 def _furniture(draws: Draws, room: Tensor) -> Solids:
-    """The room and everything in it; what a scene does without lies outside the room, where no ray sees it."""
+    """The room and everything in it. Pieces that a scene does not have lie outside the room, where no ray meets them."""
     count = len(KINDS) - 1
     low = torch.tensor(
         [

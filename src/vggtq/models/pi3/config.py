@@ -21,7 +21,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """The transformers in front of the heads, of `depth` blocks each, and what they end in."""
+    """The transformers in front of the heads, of `depth` blocks each, and their outputs."""
 
     embed_dim: int = 1024
     depth: int = 5

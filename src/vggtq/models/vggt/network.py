@@ -89,7 +89,7 @@ class VGGT(Network):
         return out
 
     def stages(self, held: Held) -> Stages:
-        """`forward` without tracks, and without an output: for looking at what submodules get."""
+        """`forward` in stages, without tracks and without an output: for observing the inputs of submodules."""
         held["inputs"] = self.checked(held["inputs"])
         size, batch = (held["inputs"].shape[-2], held["inputs"].shape[-1]), batch_of(held["inputs"])
         aggregator = self.aggregator

@@ -84,7 +84,7 @@ def latex_table(group: Group, t: Translate, names: Sequence[str] = ()) -> str:
 
 
 def _caption(group: Group, rows: Sequence[Row], metrics: Sequence[Metric], t: Translate) -> str:
-    """What was measured on what, and how to read the columns of these metrics."""
+    """Model, data and device, and how to read the columns of these metrics."""
     first, truth = group.ok[0], [metric for metric in metrics if metric.scope in TRUTH]
     timed = any(metric.scope == "latency" for metric in metrics)
     facts = t(

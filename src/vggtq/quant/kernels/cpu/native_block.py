@@ -124,7 +124,7 @@ def _float32(tensor: Tensor) -> Tensor:
 
 
 def _hooked(*modules: nn.Module | None) -> bool:
-    """Whether somebody listens to a module, which has to be called then."""
+    """Whether a module has hooks, and has to be called for them."""
     return any(module and (module._forward_hooks or module._forward_pre_hooks) for module in modules)
 
 
@@ -161,9 +161,9 @@ def _rotate(
 
 
 def native_unit(unit: Any, x: Tensor) -> Tensor | None:
-    """u + conv2(ReLU(conv1(u))) with u = ReLU(x), or x in front; all but the products in what comes before and behind them.
+    """u + conv2(ReLU(conv1(u))) with u = ReLU(x), or x in front. ReLU and the sum are part of the two convolutions.
 
-    x: (M, C, H, W) float32. None where the unit's own forward has to: without native convolutions, or where somebody listens.
+    x: (M, C, H, W) float32. None without native convolutions or with hooks, where the unit's own forward has to compute.
     """
     convs = (unit.conv1, unit.conv2)
     if type(x) is not Tensor or x.dtype != torch.float32 or torch.compiler.is_compiling() or _hooked(*convs):

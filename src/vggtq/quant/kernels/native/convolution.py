@@ -147,7 +147,7 @@ def _(
 
 
 def traced_convolve(images: Tensor, *rest: object) -> Tensor:
-    """`convolve`; by way of torch's dispatcher only where somebody listens."""
+    """`convolve`, by way of torch's dispatcher only under torch.compile and with subclasses of Tensor."""
     if torch.compiler.is_compiling() or type(images) is not Tensor:
         out: Tensor = torch.ops.vggtq.quantized_convolution(images, *rest)
         return out
