@@ -236,7 +236,7 @@ def write_rooms(root: Path, sequences: int, frames: int) -> None:
 def rows_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the seconds in which a process of a row's own imports torch."""
 
-    def measure(command: list[str], log: Path) -> float:
+    def measure(command: list[str], log: Path, _: object) -> float:
         cfg = compose([word for word in command if not word.startswith(("--multirun", "hydra."))])
         recorded_of(Job(cfg), log.parents[1] / "runs" / run_name(_root_=cfg))
         return 0.0
