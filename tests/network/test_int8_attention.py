@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from helpers.guarded import Guarded
 from helpers.instruction_sets import capped
+from helpers.threads import threads
 from vggtq.artifact import load_into_, save
 from vggtq.errors import QuantizationError
 from vggtq.machine import native
@@ -151,14 +152,11 @@ def test_large_and_tiny_numbers_do_no_harm(isa: str) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 41, 1300])
 def test_results_do_not_depend_on_threads(isa: str, tokens: int) -> None:
-    threads, (q, k, v) = torch.get_num_threads(), (draw(2, 3, tokens, 32, seed=i) for i in range(3))
-    try:
-        found = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
+    q, k, v = (draw(2, 3, tokens, 32, seed=i) for i in range(3))
+    found = []
+    for count in (1, 2, 5):
+        with threads(count):
             found.append(int8_attention(q, k, v))
-    finally:
-        torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 

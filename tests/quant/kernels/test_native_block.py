@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from helpers.guarded import Guarded
+from helpers.threads import threads
 from vggtq.machine import native
 from vggtq.models.vggt.positions import rope_table
 from vggtq.models.vggt.vit import Block
@@ -141,14 +142,10 @@ def test_rotation_is_that_of_the_network_and_leaves_values_alone(isa: str) -> No
 
 def test_results_do_not_depend_on_threads(isa: str) -> None:
     block, x, rope = quantized_block(), torch.randn(1, 250, 128), table(250, 64)
-    threads = torch.get_num_threads()
-    try:
-        found = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
+    found = []
+    for count in (1, 2):
+        with threads(count):
             found.append(block(x, rope))
-    finally:
-        torch.set_num_threads(threads)
     assert torch.equal(*found)
 
 
@@ -182,15 +179,12 @@ class Predictions(Dataset[Tensor]):
 def test_workers_of_a_data_loader_compute_the_same() -> None:
     """Processes forked from one whose threads have worked."""
     block = quantized_block(scheme=Scheme("w8a8", Weights(), activations=DYNAMIC, attention="int8"))
-    x, rope, threads = torch.randn(4, 150, 128), table(150, 64), torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
+    x, rope = torch.randn(4, 150, 128), table(150, 64)
+    with threads(2):
         wanted = block(x, rope)
         predictions = Predictions(block, x, rope)
         loader = DataLoader(predictions, None, num_workers=2, multiprocessing_context="fork", timeout=100)
         assert torch.equal(torch.stack(list(loader)), wanted)
-    finally:
-        torch.set_num_threads(threads)
 
 
 @built
@@ -198,18 +192,15 @@ def test_two_models_compute_at_once_with_threads_of_their_own() -> None:
     scheme = Scheme("w8a8", Weights(), activations=DYNAMIC, attention="int8")
     blocks = [quantized_block(64 * heads, heads, scheme=scheme) for heads in (1, 3)]
     cases = [(torch.randn(1, n, 64 * heads), table(n, 64)) for n, heads in ((300, 1), (120, 3))]
-    threads = torch.get_num_threads()
 
     def computed(i: int) -> list[Tensor]:
         torch.set_num_threads(2)
         return [blocks[i](*cases[i]) for _ in range(20)]
 
-    try:
+    with threads(2):
         wanted = [computed(i)[0] for i in (0, 1)]
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(computed, (0, 1)))
-    finally:
-        torch.set_num_threads(threads)
     assert all(torch.equal(y, own) for many, own in zip(found, wanted, strict=True) for y in many)
 
 

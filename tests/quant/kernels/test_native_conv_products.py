@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from helpers.guarded import Guarded
 from helpers.linears import DYNAMIC
+from helpers.threads import threads
 from vggtq.quant.kernels.cpu.native_conv import INPUTS, OUTPUTS, RESIDUAL, NativeConv, fits_conv
 from vggtq.quant.kernels.cpu.window import Window, window_of
 from vggtq.quant.kernels.modules import QuantConv, conv_transpose_weight, weight_rows
@@ -227,14 +228,10 @@ def test_results_do_not_depend_on_threads(isa: str, size: tuple[int, int]) -> No
     conv = nn.Conv2d(20, 40, 3, padding=1).requires_grad_(False)
     packed, x = pack_weight(conv.weight.flatten(1), Weights()), torch.randn(2, 20, *size)
     layers = [QuantConv(packed, conv, numbers) for numbers in (DYNAMIC, INPUT_KINDS["per image asymmetric"])]
-    threads = torch.get_num_threads()
-    try:
-        found = []
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
             found.append([layer(x) for layer in layers])
-    finally:
-        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 

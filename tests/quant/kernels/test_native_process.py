@@ -12,6 +12,7 @@ from torch import nn
 from helpers.guarded import Guarded
 from helpers.instruction_sets import built
 from helpers.linears import DYNAMIC, FLOAT, INPUTS, draw
+from helpers.threads import threads
 from vggtq.quant.kernels.cpu.native_linear import NativeLinear
 from vggtq.quant.methods.round import pack_weight
 from vggtq.quant.numbers.input_range import InputRange
@@ -21,19 +22,16 @@ from vggtq.quant.scheme.weights import Weights
 
 @pytest.mark.parametrize("tokens", [1, 5, 250])
 def test_results_do_not_depend_on_threads(isa: str, tokens: int) -> None:
-    threads, x = torch.get_num_threads(), draw("outliers", tokens, 320, seed=2)
+    x = draw("outliers", tokens, 320, seed=2)
     weights = (Weights(), Weights(bits=4, granularity="group", group_size=64))
     numbers = (DYNAMIC, Activations("dynamic", granularity="per_tensor", symmetric=False), FLOAT)
     layers = [
         NativeLinear(pack_weight(draw("gaussian", 200, 320), w), None, n) for w in weights for n in numbers
     ]
-    try:
-        found = []
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
             found.append([layer(x) for layer in layers])
-    finally:
-        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
@@ -43,9 +41,7 @@ def test_there_is_one_openmp_runtime_and_children_of_a_fork_compute() -> None:
         NativeLinear(pack_weight(draw("gaussian", 200, 320), Weights()), None, DYNAMIC),
         draw("uniform", 400, 320),
     )
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
+    with threads(2):
         wanted = layer(x).numpy().tobytes()
         loaded = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines()}
         # pycolmap, which other tests import, brings one of its own.
@@ -59,8 +55,6 @@ def test_there_is_one_openmp_runtime_and_children_of_a_fork_compute() -> None:
             )  # torch's own operators would wait for threads that are not there
             os._exit(0 if same else 1)
         assert os.waitpid(child, 0)[1] == 0
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_two_models_compute_at_once(isa: str) -> None:
