@@ -130,7 +130,7 @@ class QuantLinear(nn.Module, ABC):
         )
         fresh = vars(type(self)(packed, self.bias, self.activations))
         vars(self).update(
-            {key: value for key, value in fresh.items() if "hooks" not in key and key != "training"}
+            {k: v for k, v in fresh.items() if "hooks" not in k and k not in ("training", "backend")}
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":

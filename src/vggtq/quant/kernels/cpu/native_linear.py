@@ -52,6 +52,7 @@ FLOATS = ("float16", "bfloat16", MXFP4, NVFP4)
 class NativeLinear(KernelLayoutLinear):
     """Buffers are named as in interface.h and laid out by `vggtq.quant.kernels.native.layout`."""
 
+    backend = "native"
     codes: Tensor
     scales: Tensor | None
     in_bfloat16 = False  # whether float inputs and the weight become bfloat16 in the product
@@ -60,6 +61,7 @@ class NativeLinear(KernelLayoutLinear):
         self._fixed: tuple[float, ...] | None = None  # bits … smallest of the operator
         self._native = _required()
         super().__init__(packed, bias, activations)
+        self._name()
         self._shapes = {name: tuple(t.shape) for name, t in packed.tensors.items()}
         grouped = packed.scale is not None and packed.scale.shape[1] > 1
         self._group = group_columns(self.in_features, self.spec) if grouped else 0
@@ -71,14 +73,13 @@ class NativeLinear(KernelLayoutLinear):
         """Sets the dtype of products with float inputs: bfloat16 where this CPU multiplies it by tiles, else float32."""
         possible = self.activations.mode == "none" and self._native.multiplies_bfloat16
         self.in_bfloat16 = dtype == "bfloat16" and possible and bfloat16_is_right()
+        self._name()
 
-    @property
-    def backend(self) -> str:  # type: ignore[override]  # a constant of other classes
-        """The instruction set and the bits of both sides."""
+    def _name(self) -> None:
         tiles = self.activations.mode != "none" or self.in_bfloat16
         isa = self._native.isa if tiles else self._native.vectors
         variant = _variant(self.spec, self.product_bits, self.activation_bits)
-        return f"native_{isa}_{variant}{'_bfloat16' if self.in_bfloat16 else ''}"
+        self.backend = f"native_{isa}_{variant}{'_bfloat16' if self.in_bfloat16 else ''}"
 
     @property
     def product_bits(self) -> int:
