@@ -14,7 +14,7 @@ PRODUCT = """
 import sys
 import torch
 from vggtq.machine import native
-from vggtq.network.int8_attention import int8_problem
+from vggtq.network.native_attention import int8_problem
 from vggtq.quant.kernels.cpu import native_block
 from vggtq.quant.kernels.linear import ReferenceLinear
 from vggtq.quant.kernels.table import quantized_linear

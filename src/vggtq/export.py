@@ -18,13 +18,14 @@ from vggtq.terminal.options import option
 from vggtq.terminal.progress import Steps
 
 if TYPE_CHECKING:
+    from vggtq.quant.scheme.scheme import Scheme
     from torch import nn
 
     from vggtq.artifact.write import Saved
     from vggtq.engines.exporting import ExportedFile
 
     # quantized network, what files say of it, height and width of images
-    _Ready = tuple[nn.Module, dict[str, str], list[int]]
+    _Ready = tuple[nn.Module, Scheme, dict[str, str], list[int]]
 
 
 log = logging.getLogger("vggtq.export")  # run with -m, __name__ is another
@@ -91,13 +92,15 @@ def convert(options: Options, out: Path, steps: Steps) -> "ExportedFile":
     """Writes the file of another engine. Raises VggtqError, ExportError where the engine computes something else."""
     from vggtq.data.objects import Objects
     from vggtq.engines.exporting import check_format, export_network
+    from vggtq.quant.walk.computing import leave_to_engine_
 
     check_format(options.format, out)
     config = composed(options.overrides)
     if options.artifact:
-        module, about, size = _stored(options.artifact, options.image_size, steps)
+        module, scheme, about, size = _stored(options.artifact, options.image_size, steps)
     else:
-        module, about, size = _quantized(config, options.image_size, steps)
+        module, scheme, about, size = _quantized(config, options.image_size, steps)
+    leave_to_engine_(module, scheme, options.format)
     steps.step(f"exporting to {options.format}, images of {size[0]}×{size[1]}")
     images = next(iter(Objects(count=1, frames=2, size=size).scenes())).images  # where parity is measured
     return export_network(module, options.format, out, images, about, keep=False)
@@ -116,7 +119,7 @@ def _stored(path: str, size: list[int] | None, steps: Steps) -> "_Ready":
     size = _size(size, model_of(header.model))
     steps.step(f"loading {path}")
     loaded = load(path)
-    return loaded.module, described(header.scheme, loaded.weights, header.model, header.rest), size
+    return loaded.module, header.scheme, described(header.scheme, loaded.weights, header.model, header.rest), size
 
 
 def _quantized(config: Config, size: list[int] | None, steps: Steps) -> "_Ready":
@@ -127,7 +130,7 @@ def _quantized(config: Config, size: list[int] | None, steps: Steps) -> "_Ready"
     twin = quantize(prepared(config, steps), steps, {}, keep_float=False)
     twin.check_budget()
     scheme = twin.config.scheme
-    return twin.module, described(scheme, twin.weights, config.model.identity(), config.rest), size
+    return twin.module, scheme, described(scheme, twin.weights, config.model.identity(), config.rest), size
 
 
 def _size(size: list[int] | None, model: Any) -> list[int]:

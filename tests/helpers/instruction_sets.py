@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from vggtq.machine import native
-from vggtq.network.int8_attention import is_right as attention_is_right
+from vggtq.network.native_attention import is_right as attention_is_right
 from vggtq.quant.kernels.cpu.native_block import is_right as blocks_are_right
 from vggtq.quant.kernels.cpu.native_conv import is_right as convolution_is_right
 from vggtq.quant.kernels.cpu.native_linear import bfloat16_is_right, is_right

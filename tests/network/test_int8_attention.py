@@ -18,9 +18,9 @@ from vggtq.errors import QuantizationError
 from vggtq.machine import native
 from vggtq.models.checkpoints.fingerprint import WeightsInfo
 from vggtq.models.vggt.vit import Block
-from vggtq.network import int8_attention as module
+from vggtq.network import native_attention as module
 from vggtq.network.attention import attend, set_attention_
-from vggtq.network.int8_attention import int8_attention, int8_problem
+from vggtq.network.native_attention import int8_attention, int8_problem
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.scheme.weights import Weights
 from vggtq.quant.walk.quantize import quantize_
@@ -237,11 +237,11 @@ def test_a_file_with_it_loads_without_kernels_and_says_so(tmp_path: Path) -> Non
 def test_a_wrong_kernel_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_attention", lambda q, k, v: torch.zeros_like(q))
+    monkeypatch.setattr(module, "_attention", lambda q, k, v, in_bfloat16: torch.zeros_like(q))
     module.is_right.cache_clear()
     try:
         assert int8_problem(torch.device("cpu")) == "its kernel gave a wrong result here"
-        assert "int8 attention is not used" in caplog.text
+        assert "native int8 attention is not used" in caplog.text
     finally:
         module.is_right.cache_clear()
 

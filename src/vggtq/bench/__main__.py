@@ -66,7 +66,7 @@ def _work(options: Options) -> None:
 
 def _compare(chosen: Sequence[str], device: torch.device, env: Environment) -> None:
     from vggtq.bench.plot import plot
-    from vggtq.bench.table import markdown, print_table
+    from vggtq.bench.table import print_table
     from vggtq.terminal.progress import Steps
 
     rows: list[dict[str, Any]] = []
@@ -75,12 +75,18 @@ def _compare(chosen: Sequence[str], device: torch.device, env: Environment) -> N
             steps.step(f"measuring {name}")
             for case in _sections(device)[name]():
                 rows += case
+                _write(rows, env)  # a bench of VGGT-1B takes half an hour: what is killed leaves the cases before
                 steps.step(f"measuring {name}, after {case[0]['case']}")
-    write_text(OUT / "bench.json", json.dumps(plain({"environment": env, "rows": rows}), indent=1))
-    write_text(OUT / "bench.md", markdown(rows))
     plot(rows, env, OUT / "bench.png")
     print_table(rows, env)
     print(f"{OUT}/bench.json {OUT}/bench.md {OUT}/bench.png")
+
+
+def _write(rows: list[dict[str, Any]], env: Environment) -> None:
+    from vggtq.bench.table import markdown
+
+    write_text(OUT / "bench.json", json.dumps(plain({"environment": env, "rows": rows}), indent=1))
+    write_text(OUT / "bench.md", markdown(rows))
 
 
 def _sections(device: torch.device) -> dict[str, Callable[[], Rows]]:

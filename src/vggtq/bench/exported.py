@@ -13,9 +13,11 @@ from vggtq.engines.described import described
 from vggtq.engines.exporting import SUFFIXES, check_format, export_network
 from vggtq.engines.sessions import arithmetic, open_session
 from vggtq.errors import MissingExtraError, VggtqError
+from vggtq.machine.device import has_bf16
 from vggtq.models.loading import LoadedModel, share_parameters
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.scheme.weights import Weights
+from vggtq.quant.walk.computing import leave_to_engine_
 from vggtq.quant.walk.quantize import quantize_
 
 FLOAT = Scheme("FP32", Weights("float32", 32, granularity="none"))
@@ -29,11 +31,12 @@ class Target:
     format: str
     tool: str
     float_too: bool  # whether FP32 is exported; `vggtq.bench.openvino` converts it itself
+    multiplies_bf16: bool  # where the CPU does
 
 
 TARGETS = (
-    Target("ONNX Runtime", "onnx", "onnxruntime", float_too=True),
-    Target("OpenVINO", "openvino", "openvino", float_too=False),
+    Target("ONNX Runtime", "onnx", "onnxruntime", float_too=True, multiplies_bf16=False),
+    Target("OpenVINO", "openvino", "openvino", float_too=False, multiplies_bf16=True),
 )
 
 
@@ -61,10 +64,13 @@ def _candidate(name: str, target: Target, scheme: Scheme, model: LoadedModel, im
     )  # for as long as the candidate lives: engines map weights into memory
     path = Path(folder.name, "model").with_suffix(SUFFIXES[target.format])
     check_format(target.format, path)
-    file = export_network(_twin(model.module, scheme), target.format, path, images, _about(scheme, model))
-    session = open_session(path, torch.get_num_threads())
+    twin = _twin(model.module, scheme)
+    leave_to_engine_(twin, scheme, target.format)
+    file = export_network(twin, target.format, path, images, _about(scheme, model))
+    precision = "bfloat16" if target.multiplies_bf16 and has_bf16(images.device) else "float32"
+    session = open_session(path, torch.get_num_threads(), precision)
     pixels = images.numpy()
-    how = arithmetic(session.ran(pixels)) if scheme is not FLOAT else "float32"
+    how = f"{arithmetic(session.ran(pixels))}, else {precision}" if scheme is not FLOAT else precision
     backend = f"{target.title} {session.version}, {file.file_bytes / 2**20:.0f} MiB file, {how}"
 
     def call() -> Tensor:

@@ -22,7 +22,7 @@ from vggtq.machine.device import has_bf16
 from vggtq.models.loading import LoadedModel, bfloat16_twin, share_parameters
 from vggtq.models.vggt.positions import rope_table
 from vggtq.models.vggt.vit import Block
-from vggtq.network.int8_attention import int8_problem
+from vggtq.network.native_attention import int8_problem
 from vggtq.quant.scheme.activations import Activations
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.scheme.weights import Weights

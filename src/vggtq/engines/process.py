@@ -52,12 +52,12 @@ class EngineProcess:
         """Predicts from the images that it received last, and throws the outputs away."""
         self.ask(run=True)
 
-    def measure(self, path: Path, images: Tensor, threads: int) -> dict[str, Any]:
+    def measure(self, path: Path, images: Tensor, threads: int, precision: str) -> dict[str, Any]:
         """Peak memory of loading a file and predicting once, in a process that has done nothing before."""
         with temporary_folder(self._folder) as inside:
             write_safetensors(inside / "images.safetensors", {"images": images}, {})
             where = {"measure": str(path), "images": str(inside / "images.safetensors")}
-            return self.ask(**where, threads=threads, precision="float32")
+            return self.ask(**where, threads=threads, precision=precision)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to one request."""

@@ -153,7 +153,7 @@ class TorchExport(Session):
         import torch
 
         import vggtq.engines.operators
-        import vggtq.network.int8_attention
+        import vggtq.network.native_attention
         import vggtq.quant.kernels.native.operator  # noqa: F401  # operators that the graph may name
 
         torch.set_num_threads(threads)

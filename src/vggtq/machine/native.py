@@ -1,6 +1,7 @@
 """The library of native kernels (quant/kernels/native/), loaded with ctypes and set to an instruction set.
 
-VGGTQ_MAX_ISA caps the instruction set: amx, avx512_vnni, avx_vnni, avx2, portable, or none, which leaves the library unused.
+VGGTQ_MAX_ISA caps the instruction set: amx, avx512_bf16, avx512_vnni, avx_vnni, avx2, portable, or none, which leaves the
+library unused.
 VGGTQ_LIBRARY is another file to load, for tests of other builds.
 """
 
@@ -18,8 +19,8 @@ log = logging.getLogger(__name__)
 VARIABLE = "VGGTQ_MAX_ISA"
 _INSTALLED = Path(__file__).parents[1] / "quant" / "kernels" / "native" / "vggtq_native.so"
 FILE = Path(os.environ.get("VGGTQ_LIBRARY", _INSTALLED))
-INTERFACE = 8  # as in interface.h
-LEVELS = ("portable", "avx2", "avx_vnni", "avx512_vnni", "amx")  # as in interface.h
+INTERFACE = 9  # as in interface.h
+LEVELS = ("portable", "avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx")  # as in interface.h
 CAPS = {"none": -1} | {name: level for level, name in enumerate(LEVELS)}
 # Plain loops are slower than torch's float products: used only where they are asked for.
 LEAST_LEVEL = LEVELS.index("avx2")
@@ -33,10 +34,12 @@ class Library:
         if self._native.vggtq_use_level(level) != 0:
             raise OSError(f"{path} has no kernels for {LEVELS[level]} that this CPU runs")
         self.isa = LEVELS[level]
-        # Of everything but linear layers with rounded inputs or in bfloat16, which tiles multiply.
-        self.vectors = "avx512_vnni" if self.isa == "amx" else self.isa
+        # Of everything but products in bfloat16, and of linear layers with rounded inputs, which tiles multiply.
+        self.vectors = "avx512_vnni" if self.isa in ("avx512_bf16", "amx") else self.isa
+        self.integers = self.isa if self.isa == "amx" else self.vectors
         self.lanes, self.panel = self._native.vggtq_lanes(), self._native.vggtq_panel()
         self.multiplies_bfloat16 = self._native.vggtq_multiplies_bfloat16() != 0
+        self.attends_in_bfloat16 = self._native.vggtq_attends_in_bfloat16() != 0
         self._native.vggtq_use_threads(_gomp_parallel())  # a null pointer leaves it at one thread
         self.weight_bits: Callable[[int, int], int] = self._native.vggtq_weight_bits
         self.input_bits: Callable[[int, int], int] = self._native.vggtq_input_bits

@@ -1,8 +1,8 @@
 """Scaled dot products in a dtype of their own: softmax(q kᵀ / √d) v with q, k and v rounded first (Vaswani et al. 2017, eq. 1).
 
 Modules offer it by an attribute `attention_dtype`, None for the inputs' own dtype, and by calling `attend`. In half precision
-sums and softmax stay in float32 within torch's kernels, and masks are rounded as well; values beyond ±65504 overflow in
-float16. int8 is `vggtq.network.int8_attention`.
+sums and softmax stay in float32, and masks are rounded as well; values beyond ±65504 overflow in float16. int8 is
+`vggtq.network.native_attention`, and so is bfloat16 on CPUs that have a kernel for it; torch's kernels compute the rest.
 """
 
 import functools
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vggtq.network.int8_attention import int8_attention
+from vggtq.network.native_attention import bfloat16_attention, has_bfloat16_attention, int8_attention
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +25,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype | None, mask: Ten
     What int8 cannot compute stays in v's dtype, and a line in the log says why.
     """
     if dtype == torch.int8:
-        left = _left_in_float(q, k, v, mask)
+        left = _left_to_torch(q, k, v, mask)
         if left is None:
             return int8_attention(q, k, v)
         _tell(left)
+    native = dtype == torch.bfloat16 and _left_to_torch(q, k, v, mask) is None
+    # An exported program runs on other CPUs too.
+    if native and not torch.compiler.is_exporting() and has_bfloat16_attention():
+        return bfloat16_attention(q, k, v)
     if dtype in (None, torch.int8, v.dtype):
         return F.scaled_dot_product_attention(q, k, v, mask)
     mask = None if mask is None else mask.to(dtype)
     return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), mask).to(v.dtype)
 
 
-def _left_in_float(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str | None:
-    """Why int8 does not compute this call."""
+def _left_to_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str | None:
+    """Why the native kernels do not compute this call."""
     if mask is not None:
         return "masks"
     if q.device.type not in ("cpu", "meta"):

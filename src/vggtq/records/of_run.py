@@ -129,6 +129,8 @@ class EngineEntry:
     float_precision: str  # of the float model that `latency.references.engine_float` is
     # by output: `error`, relative to our own prediction, and the `limit` above which the run fails (docs/deploy.md)
     parity: dict[str, dict[str, float]]
+    # of float products of the quantized model: bfloat16 where scheme.compute asks for it and CPU and engine have it
+    precision: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from vggtq.machine.timing import PairedLatency, paired_latency
 from vggtq.prepare.quantized import Quantized
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.scheme.weights import Weights
+from vggtq.quant.walk.computing import leave_to_engine_, resolved_compute
 from vggtq.records.of_run import EngineEntry
 
 log = logging.getLogger(__name__)
@@ -41,14 +42,18 @@ class EngineRun:
             raise ConfigError(f"engine={config.engine.name} is measured on the CPU; use device=cpu")
         self.title, self._name = TITLES[config.engine.name], config.engine.name
         self._images, self._threads = images, torch.get_num_threads()
-        self._precision, self._folder, self._cleanup = "float32", folder, ExitStack()
+        self._multiplies_bf16 = self._name == "openvino" and has_bf16(device)
+        wanted = resolved_compute(config.scheme, device)
+        self._precision = wanted if self._multiplies_bf16 else "float32"
+        self._float_precision, self._folder, self._cleanup = "float32", folder, ExitStack()
         self._about = (config.scheme, quantized.weights, config.model.identity(), config.rest)
         with ExitStack() as opened:  # closed again where something fails on the way
             place = opened.enter_context(temporary_folder(folder))
+            leave_to_engine_(quantized.module, config.scheme, FORMATS[self._name])
             self._file = self._exported(quantized.module, place / "model", described(*self._about))
             log.info("%s  %.1f MiB", self.title, self._file.file_bytes / 2**20)
             self._process = opened.enter_context(EngineProcess(folder))
-            self._opened = self._process.open(self._file.path, self._threads)
+            self._opened = self._process.open(self._file.path, self._threads, self._precision)
             self._check_threads(self._opened)
             self._cleanup = opened.pop_all()
 
@@ -79,22 +84,21 @@ class EngineRun:
 
     def against_float(self, module: nn.Module, timing: Timing) -> PairedLatency:
         """Pairs with the float network in this engine, in the fastest precision that it and this CPU have."""
-        bf16 = self._name == "openvino" and has_bf16(torch.device("cpu"))
-        self._precision = "bfloat16" if bf16 else "float32"
+        self._float_precision = "bfloat16" if self._multiplies_bf16 else "float32"
         about = described(FLOAT32, *self._about[1:])
         with temporary_folder(self._folder) as place, EngineProcess(self._folder) as other:
             file = self._exported(module, place / "float", about)
-            self._check_threads(other.open(file.path, self._threads, self._precision))
+            self._check_threads(other.open(file.path, self._threads, self._float_precision))
             other.take(self._images)
             entry = paired_latency(other.run, self.run, timing.rounds, timing.warmup, torch.device("cpu"))
-        speed = (entry.speedup, self.title, self._precision, entry.speedup_q25, entry.speedup_q75)
+        speed = (entry.speedup, self.title, self._float_precision, entry.speedup_q25, entry.speedup_q75)
         log.info("speed  %.2f × %s %s (quartiles %.2f to %.2f)", *speed)
         return entry
 
     def memory(self, images: Tensor) -> dict[str, Any]:
         """As `vggtq run peak_memory` prints it."""
         with EngineProcess(self._folder) as fresh:
-            return fresh.measure(self._file.path, images, self._threads)
+            return fresh.measure(self._file.path, images, self._threads, self._precision)
 
     def entry(self) -> EngineEntry:
         """For the record."""
@@ -108,7 +112,8 @@ class EngineRun:
             threads=self._opened["threads"],
             ran=ran["ran"],
             arithmetic=ran["arithmetic"],
-            float_precision=self._precision,
+            precision=self._precision,
+            float_precision=self._float_precision,
             parity={name: asdict(entry) for name, entry in self._file.parity.items()},
         )
 

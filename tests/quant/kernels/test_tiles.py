@@ -1,4 +1,6 @@
-"""The products by tiles of AMX on any CPU: a build whose tiles are plain C++ passes the tests of native products."""
+"""The products by tiles of AMX and in bfloat16 on any CPU: a build with plain C++ in their place passes the tests of native
+kernels.
+"""
 
 import os
 import subprocess
@@ -24,8 +26,9 @@ def test_tiles_compute_what_integers_give(tmp_path: Path) -> None:
     ran(*CMAKE, "-S", source, "-B", tmp_path, "-DVGGTQ_PLAIN_TILES=ON")
     ran(*CMAKE, "--build", tmp_path)
     library = {"VGGTQ_LIBRARY": str(tmp_path / "vggtq_native.so"), "OMP_NUM_THREADS": "1"}
-    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-n", "0", "-k", f"amx and ({TESTED})")
+    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-n", "0", "-k", f"amx and ({TESTED}) and not attention or avx512_bf16 and bfloat16")
     tests = [Path(__file__).with_name(f"test_native_{topic}.py") for topic in TOPICS]
+    tests.append(ROOT / "tests/network/test_bfloat16_attention.py")
     output = ran(sys.executable, "-m", "pytest", *options, *tests, **library)
     assert " passed" in output and "failed" not in output and "skipped" not in output, output
 

@@ -24,7 +24,7 @@ class Scheme:
     """A quantization scheme: layers, transform, rounding, the number formats of weights and activations, and fine-tuning.
 
     attention: the data type of the scaled dot products of queries, keys and values, in models that support the choice.
-    float32 keeps the model's own; int8 needs the native CPU kernels (vggtq.network.int8_attention). compute: the data type of
+    float32 keeps the model's own; int8 needs the native CPU kernels (vggtq.network.native_attention). compute: the data type of
     the products in dense heads, of scaled dot products with attention=float32, and of layers with float inputs on AMX;
     auto: vggtq.quant.walk.computing.
     """

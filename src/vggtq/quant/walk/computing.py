@@ -3,6 +3,7 @@ stay in float32.
 """
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from vggtq.machine.device import has_bf16
 from vggtq.network.attention import set_attention_
 from vggtq.network.heads import set_heads_
-from vggtq.network.int8_attention import int8_problem
+from vggtq.network.native_attention import has_bfloat16_attention, int8_problem
 from vggtq.quant.kernels.cpu.native_linear import NativeLinear
 from vggtq.quant.scheme.scheme import Scheme
 
@@ -53,10 +54,20 @@ def choose_computing_(
             f"scaled dot products of {modules} attention modules run in {attention} instead of int8: {problem}"
         ]
     elif attention != "float32":
-        notes += [f"scaled dot products of {modules} attention modules run in {attention}"]
+        native = attention == "bfloat16" and device.type == "cpu" and has_bfloat16_attention()
+        kernels = " on native kernels" if native else ""
+        notes += [f"scaled dot products of {modules} attention modules run in {attention}{kernels}"]
     if layers:
         notes += [f"{layers} layers with float inputs multiply in {compute}"]
     return notes + ([f"{heads} dense heads multiply in {compute}"] if compute != "float32" else [])
+
+
+def leave_to_engine_(model: nn.Module, scheme: Scheme, format_: str) -> None:
+    """Undoes what `scheme.compute` has chosen for torch on this CPU, before a file of another engine is made: that engine
+    chooses a dtype when it loads the file. torch itself runs format=torch_export.
+    """
+    if format_ != "torch_export":
+        choose_computing_(model, replace(scheme, compute="float32"), torch.device("cpu"))
 
 
 def _set_products(model: nn.Module, compute: str) -> int:

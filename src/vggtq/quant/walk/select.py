@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vggtq.errors import QuantizationError, did_you_mean
 from vggtq.network.attention import ATTRIBUTE, offers_attention
 from vggtq.network.declared import first_last_layers
-from vggtq.network.int8_attention import int8_problem
+from vggtq.network.native_attention import int8_problem
 from vggtq.quant.scheme.parts import LAYER_TYPES
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.scheme.weights import Weights

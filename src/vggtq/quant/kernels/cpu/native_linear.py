@@ -70,14 +70,15 @@ class NativeLinear(KernelLayoutLinear):
             self.register_buffer(name, tensor, persistent=False)
 
     def multiply_in(self, dtype: str) -> None:
-        """Sets the dtype of products with float inputs: bfloat16 where this CPU multiplies it by tiles, else float32."""
+        """Sets the dtype of products with float inputs: bfloat16 where this CPU multiplies it, else float32."""
         possible = self.activations.mode == "none" and self._native.multiplies_bfloat16
         self.in_bfloat16 = dtype == "bfloat16" and possible and bfloat16_is_right()
         self._name()
 
     def _name(self) -> None:
-        tiles = self.activations.mode != "none" or self.in_bfloat16
-        isa = self._native.isa if tiles else self._native.vectors
+        native = self._native
+        of_floats = native.isa if self.in_bfloat16 else native.vectors
+        isa = of_floats if self.activations.mode == "none" else native.integers
         variant = _variant(self.spec, self.product_bits, self.activation_bits)
         self.backend = f"native_{isa}_{variant}{'_bfloat16' if self.in_bfloat16 else ''}"
 

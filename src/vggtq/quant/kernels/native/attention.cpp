@@ -23,7 +23,9 @@ void attend_share(void* context, int32_t number) {
   const int64_t head = number / attention.parts, part = number % attention.parts;
   const QueryShare share{head / call.heads, head % call.heads, call.query_tokens * part / attention.parts,
                          call.query_tokens * (part + 1) / attention.parts};
-  if (!attention.kernels.attention(call, share, own_scratch())) attention.failed = true;
+  const Kernels& own = attention.kernels;
+  const auto attend = call.in_bfloat16 ? own.bfloat_attention : own.attention;
+  if (!attend(call, share, own_scratch())) attention.failed = true;
 }
 
 struct Rotation {

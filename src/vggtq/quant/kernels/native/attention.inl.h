@@ -118,20 +118,6 @@ void average(const PackedHead& head, int64_t first, int64_t count, QueryTile<row
   }
 }
 
-INLINE void write_row(const float* row, VggtqType type, int64_t width, void* outputs, int64_t start) {
-  if (type == VGGTQ_FLOAT32) {
-    std::memcpy(static_cast<float*>(outputs) + start, row, static_cast<size_t>(width) * sizeof(float));
-    return;
-  }
-  uint16_t* out = static_cast<uint16_t*>(outputs) + start;
-  for (int64_t i = 0; i < width; i += kLanes) {
-    uint16_t part[kLanes];
-    const Floats x = load(row + i);
-    type == VGGTQ_BFLOAT16 ? store_bfloat16(part, x) : store_float16(part, x);
-    std::memcpy(out + i, part, static_cast<size_t>(least(kLanes, width - i)) * sizeof(uint16_t));
-  }
-}
-
 inline bool attend(const VggtqAttention& call, QueryShare share, Scratch& scratch) {
   constexpr int rows = kAttentionRows;
   AttentionRoom room = lay_out<AttentionRoom>(scratch, call);

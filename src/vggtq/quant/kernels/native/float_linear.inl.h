@@ -1,34 +1,39 @@
 // y = x · ŵᵀ + b with x in float. Needs linear.inl.h and kFloatRows, the tokens of a tile.
 //
-// A slice of a panel becomes float32 weights that stay in the L1 cache and is multiplied with all tiles of a block of
+// A slice of a panel becomes float weights that stay in the L1 cache and is multiplied with all tiles of a block of
 // tokens, so that making it costs little and no float copy of the weight is ever in memory. Sums of a slice are added
-// to totals of the block and the panel, which stay in the L2 cache.
+// to totals of the block and the panel, which stay in the L2 cache. A Product (InFloat32, or InBfloat16 of
+// bfloat_linear.inl.h) says which floats are multiplied, and how many inputs are in its units of 32 bits.
 #pragma once
 #include "linear.inl.h"
 
 namespace {
 
-constexpr int64_t kSlice = 128;           // inputs whose weights of a panel are float at once, half of the L1 cache
+constexpr int64_t kSlice = 128;           // units whose weights of a panel are float at once, half of the L1 cache
 constexpr int64_t kBlockTokens = 240;     // whole tiles of every instruction set
 constexpr int64_t kBlockBytes = 4 << 20;  // of inputs that are kept at once
 
-// Where inputs of a tile, whose first token of the block is `tile`, begin in the slice from `k` on: slices follow one
-// another, in each of them all tiles of the block.
-INLINE int64_t place_of(int64_t block, int64_t columns, int64_t k, int64_t tile) {
-  return block * k + tile * least(kSlice, columns - k);
+// Where inputs of a tile, whose first token of the block is `tile`, begin in the slice from the unit `k` on: slices
+// follow one another, in each of them all tiles of the block.
+INLINE int64_t place_of(int64_t block, int64_t units, int64_t k, int64_t tile) {
+  return block * k + tile * least(kSlice, units - k);
 }
 
-// Tokens first … first + count - 1 become a tile of floats, [slices] at `place_of` [inputs][kFloatRows]. One that is
-// not full repeats its last token. room: two rows of floats.
-inline void pack_tile(const VggtqCall& call, int64_t first, int64_t count, int64_t block, int64_t tile, uint32_t* out,
-                      float* room) {
-  const int64_t columns = padded(call.weight->columns, kBlock);
+// Tokens first … first + count - 1 become a tile, [slices] at `place_of` [units][kFloatRows]. One that is not full
+// repeats its last token. room: two rows of floats.
+template <class Product>
+void pack_tile(const VggtqCall& call, int64_t first, int64_t count, int64_t block, int64_t tile,
+               typename Product::Unit* out, float* room) {
+  const int64_t columns = padded(call.weight->columns, kBlock), units = columns / Product::kInputs;
   for (int r = 0; r < kFloatRows; r += 2) {
-    const float* row[2];
-    for (int i = 0; i < 2; i++) row[i] = input_row(call, first + least(r + i, count - 1), room + i * columns);
-    for (int64_t slice = 0; slice < columns; slice += kSlice) {
-      uint32_t* to = out + place_of(block, columns, slice, tile) + r;
-      for (int64_t k = slice; k < least(slice + kSlice, columns); k += 4, to += 4 * kFloatRows) {
+    const typename Product::Unit* row[2];
+    for (int i = 0; i < 2; i++) {
+      float* own = room + i * columns;
+      row[i] = Product::units_of(input_row(call, first + least(r + i, count - 1), own), columns, own);
+    }
+    for (int64_t slice = 0; slice < units; slice += kSlice) {
+      uint32_t* to = reinterpret_cast<uint32_t*>(out) + place_of(block, units, slice, tile) + r;
+      for (int64_t k = slice; k < least(slice + kSlice, units); k += 4, to += 4 * kFloatRows) {
         store_pair(load_bytes16(row[0] + k), load_bytes16(row[1] + k), to, kFloatRows);
       }
     }
@@ -129,15 +134,28 @@ INLINE void take_slice(const VggtqWeight& weight, const Groups& groups, int64_t 
   }
 }
 
-// Weights of the inputs first … last - 1, [inputs][kPanel].
-inline void float_slice(const VggtqWeight& weight, const Groups& groups, int64_t panel, int64_t first, int64_t last,
-                        uint8_t* room, float* out) {
-  auto keep = [&](int64_t k, auto, auto column, Floats value) INLINED {
-    float* row = out + (k - first) * kPanel;
-    store(row + column * kLanes, value);
-  };
-  take_slice(weight, groups, panel, first, last, room, keep);
-}
+struct InFloat32 {
+  using Unit = float;
+  using Vector = Floats;
+  static constexpr int kInputs = 1;  // of a unit
+
+  INLINE static Vector vector(const Unit* p) { return load(p); }
+  INLINE static Vector spread(Unit x) { return all(x); }
+  INLINE static Floats add_product(Vector inputs, Vector weights, Floats sums) {
+    return multiply_add(inputs, weights, sums);
+  }
+  INLINE static const Unit* units_of(const float* row, int64_t, float*) { return row; }
+
+  // Weights of the inputs first … last - 1, [inputs][kPanel].
+  static void slice(const VggtqWeight& weight, const Groups& groups, int64_t panel, int64_t first, int64_t last,
+                    uint8_t* room, Unit* out) {
+    auto keep = [&](int64_t k, auto, auto column, Floats value) INLINED {
+      float* row = out + (k - first) * kPanel;
+      store(row + column * kLanes, value);
+    };
+    take_slice(weight, groups, panel, first, last, room, keep);
+  }
+};
 
 // totals[c] += Σ inputs[k] · weights[k][c], of a single token, without a place for weights in between; in several
 // chains, for a sum has to wait for the one before.
@@ -155,10 +173,10 @@ inline void multiply_one(const VggtqWeight& weight, const Groups& groups, int64_
   });
 }
 
-// totals[r][c] += Σ inputs[k][r] · weights[k][c]. A few rows are summed in several chains, for a sum has to wait for
-// the one before.
-template <int rows>
-void add_products(const float* inputs, const float* weights, int64_t count, float* totals) {
+// totals[r][c] += Σ inputs[k][r] · weights[k][c] over `count` units. A few rows are summed in several chains, for a
+// sum has to wait for the one before.
+template <class Product, int rows, class Unit = typename Product::Unit>
+void add_products(const Unit* inputs, const Unit* weights, int64_t count, float* totals) {
   constexpr int chains = rows < 4 ? 4 : 1;
   Floats sums[chains][rows][kColumns];
   unroll<chains>([&](auto i) INLINED {
@@ -166,11 +184,12 @@ void add_products(const float* inputs, const float* weights, int64_t count, floa
   });
   for (int64_t k = 0; k < count; k += chains) {
     unroll<chains>([&](auto i) INLINED {
-      Floats weight[kColumns];
-      unroll<kColumns>([&](auto c) INLINED { weight[c] = load(weights + c * kLanes); });
+      typename Product::Vector weight[kColumns];
+      unroll<kColumns>([&](auto c) INLINED { weight[c] = Product::vector(weights + c * kLanes); });
       unroll<rows>([&](auto r) INLINED {
-        const Floats input = all(inputs[r]);
-        unroll<kColumns>([&](auto c) INLINED { sums[i][r][c] = multiply_add(input, weight[c], sums[i][r][c]); });
+        const auto input = Product::spread(inputs[r]);
+        unroll<kColumns>(
+            [&](auto c) INLINED { sums[i][r][c] = Product::add_product(input, weight[c], sums[i][r][c]); });
       });
       inputs += kFloatRows, weights += kPanel;
     });
@@ -184,10 +203,11 @@ void add_products(const float* inputs, const float* weights, int64_t count, floa
   });
 }
 
-INLINE void multiply_slice(const float* inputs, const float* weights, int64_t count, int64_t tokens, float* totals) {
-  if (tokens == 1) return add_products<1>(inputs, weights, count, totals);
-  if (tokens <= kFloatRows / 2) return add_products<kFloatRows / 2>(inputs, weights, count, totals);
-  add_products<kFloatRows>(inputs, weights, count, totals);
+template <class Product, class Unit = typename Product::Unit>
+INLINE void multiply_slice(const Unit* inputs, const Unit* weights, int64_t count, int64_t tokens, float* totals) {
+  if (tokens == 1) return add_products<Product, 1>(inputs, weights, count, totals);
+  if (tokens <= kFloatRows / 2) return add_products<Product, kFloatRows / 2>(inputs, weights, count, totals);
+  add_products<Product, kFloatRows>(inputs, weights, count, totals);
 }
 
 inline void write_totals(const Epilogue& epilogue, const float* totals, int64_t token, int64_t count) {
@@ -199,55 +219,62 @@ inline void write_totals(const Epilogue& epilogue, const float* totals, int64_t 
 }
 
 // Parts of a thread's scratch memory.
+template <class Product>
 struct FloatWorkspace {
-  int64_t block;                   // tokens whose inputs are kept at once
-  uint32_t* inputs;                // floats, as pack_tile leaves them
-  float *room, *weights, *totals;  // totals: [tokens][kPanel]
-  uint8_t* codes;                  // of a slice
+  using Unit = typename Product::Unit;
+  int64_t block;          // tokens whose inputs are kept at once
+  Unit *inputs, *weights;  // as pack_tile leaves them, of a slice
+  float *room, *totals;   // totals: [tokens][kPanel]
+  uint8_t* codes;         // of a slice
 
   FloatWorkspace(int64_t columns, int64_t tokens, Parts& parts) {
-    const int64_t fitting = most(kBlockBytes / 4 / columns / kFloatRows * kFloatRows, 4 * kFloatRows);
+    const int64_t units = columns / Product::kInputs;
+    const int64_t fitting = most(kBlockBytes / 4 / units / kFloatRows * kFloatRows, 4 * kFloatRows);
     const int64_t blocks = (tokens - 1) / least(fitting, kBlockTokens) + 1;
     block = padded((tokens + blocks - 1) / blocks, kFloatRows);
-    inputs = parts.take<uint32_t>(block * columns);
+    inputs = parts.take<Unit>(block * units);
+    weights = parts.take<Unit>(kSlice * kPanel);
     room = parts.take<float>(2 * columns);
-    weights = parts.take<float>(kSlice * kPanel);
     totals = parts.take<float>(block * kPanel);
-    codes = parts.take<uint8_t>(kSlice * kPanel);
+    codes = parts.take<uint8_t>(kSlice * Product::kInputs * kPanel);
   }
 };
 
 // One panel times the `count` tokens from `first` on, whose inputs are packed.
-inline void multiply_float_panel(const VggtqCall& call, int64_t number, const FloatWorkspace& work, int64_t first,
-                                 int64_t count) {
+template <class Product>
+void multiply_float_panel(const VggtqCall& call, int64_t number, const FloatWorkspace<Product>& work, int64_t first,
+                          int64_t count) {
+  constexpr int kInputs = Product::kInputs;
   const Groups groups(*call.weight);
-  const int64_t columns = groups.columns;
-  const float* inputs = reinterpret_cast<const float*>(work.inputs);
+  const int64_t units = groups.columns / kInputs;
   std::memset(work.totals, 0, static_cast<size_t>(work.block * kPanel) * sizeof(float));
-  for (int64_t k = 0; k < columns; k += kSlice) {
-    const int64_t end = least(k + kSlice, columns);
-    if (call.tokens == 1) {
-      const float* token = inputs + place_of(work.block, columns, k, 0);
-      multiply_one(*call.weight, groups, number, k, end, work.codes, token, work.totals);
-      continue;
+  for (int64_t k = 0; k < units; k += kSlice) {
+    const int64_t end = least(k + kSlice, units);
+    if constexpr (kInputs == 1) {
+      if (call.tokens == 1) {
+        const float* token = work.inputs + place_of(work.block, units, k, 0);
+        multiply_one(*call.weight, groups, number, k, end, work.codes, token, work.totals);
+        continue;
+      }
     }
-    float_slice(*call.weight, groups, number, k, end, work.codes, work.weights);
+    Product::slice(*call.weight, groups, number, k * kInputs, end * kInputs, work.codes, work.weights);
     for (int64_t t = 0; t < count; t += kFloatRows) {
-      multiply_slice(inputs + place_of(work.block, columns, k, t), work.weights, end - k, count - t,
-                     work.totals + t * kPanel);
+      multiply_slice<Product>(work.inputs + place_of(work.block, units, k, t), work.weights, end - k, count - t,
+                              work.totals + t * kPanel);
     }
   }
   write_totals(Epilogue(call, number, UnpackedPanel{}, false), work.totals, first, count);
 }
 
-inline bool float_linear(const VggtqCall& call, Share share, Scratch& scratch) {
+template <class Product>
+bool multiply_floats(const VggtqCall& call, Share share, Scratch& scratch) {
   const int64_t columns = padded(call.weight->columns, kBlock);
-  const auto work = lay_out<FloatWorkspace>(scratch, columns, share.last_token - share.first_token);
+  const auto work = lay_out<FloatWorkspace<Product>>(scratch, columns, share.last_token - share.first_token);
   if (work.inputs == nullptr) return false;
   for (int64_t first = share.first_token; first < share.last_token; first += work.block) {
     const int64_t count = least(work.block, share.last_token - first);
     for (int64_t t = 0; t < count; t += kFloatRows) {
-      pack_tile(call, first + t, least(kFloatRows, count - t), work.block, t, work.inputs, work.room);
+      pack_tile<Product>(call, first + t, least(kFloatRows, count - t), work.block, t, work.inputs, work.room);
     }
     for (int64_t number = share.first_panel; number < share.last_panel; number++) {
       multiply_float_panel(call, number, work, first, count);
@@ -255,6 +282,10 @@ inline bool float_linear(const VggtqCall& call, Share share, Scratch& scratch) {
   }
   stream_fence();
   return true;
+}
+
+inline bool float_linear(const VggtqCall& call, Share share, Scratch& scratch) {
+  return multiply_floats<InFloat32>(call, share, scratch);
 }
 
 }  // namespace

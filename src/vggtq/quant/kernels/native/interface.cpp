@@ -12,97 +12,12 @@
 #include <vector>
 
 #include "kernels.h"
+#include "levels.h"
 #include "threads.h"
-#ifdef VGGTQ_X86
-#include <cpuid.h>
-#endif
-#ifdef VGGTQ_AMX
-#include <sys/syscall.h>
-
-#include "amx.h"
-#endif
 
 namespace {
 
 std::atomic<const Kernels*> kernels{&kPortable};
-
-#ifdef VGGTQ_X86
-constexpr int kLevels = 5;
-
-#ifdef VGGTQ_AMX
-#ifdef VGGTQ_PLAIN_TILES
-const Kernels& kBesideTiles = kPortable;
-#else
-const Kernels& kBesideTiles = kAvx512Vnni;
-#endif
-
-const Kernels* amx() {
-  static const Kernels all = [] {
-    Kernels own = kBesideTiles;
-    own.name = "amx";
-    own.tile_tokens = 96;  // 3 · 32 by tiles, 8 · 12 by vectors
-    own.linear = linear_by_tiles;
-    own.bfloat_linear = bfloat_linear_by_tiles;
-    return own;
-  }();
-  return &all;
-}
-
-// Whether the CPU has tiles of integers and of bfloat16, and the system lets this process use them.
-bool has_tiles() {
-#ifdef VGGTQ_PLAIN_TILES
-  return true;
-#endif
-  constexpr unsigned kTiles = 1u << 24, kIntegers = 1u << 25, kBfloats = 1u << 22, kAll = kTiles | kIntegers | kBfloats;
-  constexpr long kAskPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
-  static const bool permitted = syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0;
-  return permitted;
-}
-#else
-const Kernels* amx() { return nullptr; }
-bool has_tiles() { return false; }
-#endif
-
-#ifdef VGGTQ_PLAIN_TILES
-const Kernels* by_level(int32_t level) { return level == 4 ? amx() : &kPortable; }
-bool supported(int32_t level) { return level == 0 || (level == 4 && has_tiles()); }
-#else
-const Kernels* by_level(int32_t level) {
-  const Kernels* const known[kLevels] = {&kPortable, &kAvx2, &kAvxVnni, &kAvx512Vnni, amx()};
-  return known[level];
-}
-
-bool has_avx_vnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-#ifdef VGGTQ_EVEX
-  return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-#endif
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
-}
-
-bool has_float16() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1) != 0;
-}
-
-bool supported(int32_t level) {
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_float16();
-  if (level == 1) return avx2;
-  if (level == 2) return avx2 && has_avx_vnni();
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vnni");
-  if (level == 3) return avx512;
-  return level == 4 ? avx512 && has_tiles() : level == 0;
-}
-#endif
-#else
-constexpr int kLevels = 1;
-const Kernels* by_level(int32_t) { return &kPortable; }
-bool supported(int32_t level) { return level == 0; }
-#endif
 
 constexpr float kTiny = std::numeric_limits<float>::min();
 constexpr size_t kUnknownCache = 512 << 10;
@@ -240,13 +155,13 @@ InputNumbers affine_numbers(Range range, int32_t bits) {
   return {scale, static_cast<int32_t>(std::nearbyint(-range.low / scale)), 0, largest};
 }
 
-int32_t vggtq_interface() { return 8; }
+int32_t vggtq_interface() { return 9; }
 
-int32_t vggtq_supports(int32_t level) { return level >= 0 && level < kLevels && supported(level); }
+int32_t vggtq_supports(int32_t level) { return supported(level); }
 
 int32_t vggtq_use_level(int32_t level) {
   if (!vggtq_supports(level)) return 1;
-  kernels = by_level(level);
+  kernels = kernels_of(level);
   return 0;
 }
 
@@ -263,6 +178,8 @@ int32_t vggtq_input_bits(int32_t weight_bits, int32_t symmetric) {
 }
 
 int32_t vggtq_multiplies_bfloat16() { return kernels.load()->bfloat_linear != nullptr; }
+
+int32_t vggtq_attends_in_bfloat16() { return kernels.load()->bfloat_attention != nullptr; }
 
 void vggtq_use_threads(void* gomp_parallel) { use_threads(gomp_parallel); }
 

@@ -96,7 +96,7 @@ struct VggtqConvolution {
   int32_t threads;
 };
 
-// softmax(q kᵀ · scale) v with products of integers. Number i of token t of head h of batch b lies at
+// softmax(q kᵀ · scale) v with products of integers, or of bfloat16 with float32 sums. Number i of token t of head h of batch b lies at
 // b · strides[0] + h · strides[1] + t · strides[2] + i.
 struct VggtqAttention {
   const void *queries, *keys, *values;
@@ -106,6 +106,7 @@ struct VggtqAttention {
   int64_t width;   // of a head
   VggtqType type;  // of all four
   float scale;
+  int32_t in_bfloat16;  // where vggtq_attends_in_bfloat16
   int32_t threads;
 };
 
@@ -122,8 +123,8 @@ struct VggtqRotation {
 
 // Changes with everything below, so that Python refuses a library of other sources.
 VGGTQ_API int32_t vggtq_interface();
-// Whether CPU and system support an instruction set: 0 portable, 1 avx2, 2 avx_vnni, 3 avx512_vnni,
-// 4 amx.
+// Whether CPU and system support an instruction set: 0 portable, 1 avx2, 2 avx_vnni, 3 avx512_vnni, 4 avx512_bf16,
+// 5 amx.
 VGGTQ_API int32_t vggtq_supports(int32_t level);
 // Uses this instruction set from now on; returns 0, or 1 if it is not built in or not supported.
 VGGTQ_API int32_t vggtq_use_level(int32_t level);
@@ -137,6 +138,8 @@ VGGTQ_API int32_t vggtq_weight_bits(int32_t weight_bits, int32_t symmetric);
 VGGTQ_API int32_t vggtq_input_bits(int32_t weight_bits, int32_t symmetric);
 // Whether the instruction set in use takes VGGTQ_IN_BFLOAT16.
 VGGTQ_API int32_t vggtq_multiplies_bfloat16();
+// Whether it takes VggtqAttention::in_bfloat16.
+VGGTQ_API int32_t vggtq_attends_in_bfloat16();
 // GOMP_parallel of the OpenMP runtime whose threads are to be used; without it there is one thread.
 VGGTQ_API void vggtq_use_threads(void* gomp_parallel);
 // outputs = inputs · weightᵀ + bias. Returns 0, or 1 where memory for the codes was not to be had.

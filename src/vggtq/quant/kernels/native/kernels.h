@@ -81,8 +81,10 @@ struct Kernels {
   bool (*float_linear)(const VggtqCall& call, Share share, Scratch& scratch);
   // Null without instructions for it.
   bool (*bfloat_linear)(const VggtqCall& call, Share share, size_t cache_bytes, Scratch& scratch);
-  // False without memory.
+  // Of integers. False without memory.
   bool (*attention)(const VggtqAttention& call, QueryShare share, Scratch& scratch);
+  // Null without instructions for it.
+  bool (*bfloat_attention)(const VggtqAttention& call, QueryShare share, Scratch& scratch);
   // Of tokens first … last - 1 of all batches.
   void (*rotate)(const VggtqRotation& call, int64_t first, int64_t last);
   // numbers: of the image, null where each pixel has its own. False without memory.

@@ -8,8 +8,7 @@
 #include <cmath>
 #include <limits>
 
-#include "inputs.inl.h"
-#include "kernels.h"
+#include "head_rows.inl.h"
 
 namespace {
 
@@ -18,24 +17,6 @@ constexpr int kPacked = 4 * kLanes;  // keys whose weights fill a vector of byte
 constexpr int kQueryZero = 128;
 // No multiples of a page: rows would collide.
 constexpr int kScoreStride = kKeyBlock + 16, kWeightStride = kKeyBlock + 64;
-
-// Tokens of one head.
-struct HeadRows {
-  const void* numbers;
-  int64_t start, stride, width;
-  VggtqType type;
-
-  HeadRows(const VggtqAttention& call, const void* all_numbers, const int64_t (&strides)[3], const QueryShare& share)
-      : numbers(all_numbers),
-        start(share.batch * strides[0] + share.head * strides[1]),
-        stride(strides[2]),
-        width(call.width),
-        type(call.type) {}
-
-  INLINE const float* row(int64_t token, float* room) const {
-    return row_of_floats(type, numbers, start + token * stride, width, room);
-  }
-};
 
 // Keys and values of one head as codes; wide: the head's width, padded, count: its keys, padded.
 struct PackedHead {

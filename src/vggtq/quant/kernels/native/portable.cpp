@@ -26,5 +26,5 @@ INLINE Ints dot_at(Ints sums, Ints input, const int8_t* codes) { return dot_byte
 
 const Kernels kPortable = {
     "portable",   kLanes,  kPanel, 12,     product_weight_bits, exact_input_bits, range_of_tokens, exact_linear,
-    float_linear, nullptr, attend, rotate, convolve_band,       range_of_image,
+    float_linear, nullptr, attend, nullptr, rotate, convolve_band,       range_of_image,
 };

@@ -1,7 +1,9 @@
-"""softmax(q kᵀ / √d) v with both products of 8-bit integers, on the native CPU kernels (quant/kernels/native/attention.inl.h).
+"""softmax(q kᵀ / √d) v on the native CPU kernels, both products of 8-bit integers (quant/kernels/native/attention.inl.h) or of
+bfloat16 (bfloat_attention.inl.h).
 
-Keys and values lose their mean before they are rounded (SageAttention, arXiv 2410.02367, section 4.2); weights become 0 … 255
-relative to the largest of a query in a block of 512 keys. A query or key that is not finite gives NaN to what depends on it.
+In int8, keys and values lose their mean before they are rounded (SageAttention, arXiv 2410.02367, section 4.2); weights become 0 … 255
+relative to the largest of a query in a block of 512 keys. In bfloat16, q, k, v and the weights are rounded, and sums and
+exponentials are in float32. A query or key that is not finite gives NaN to what depends on it.
 """
 
 import ctypes
@@ -39,6 +41,7 @@ class Call(ctypes.Structure):
         ("width", ctypes.c_int64),
         ("type", ctypes.c_int32),
         ("scale", ctypes.c_float),
+        ("in_bfloat16", ctypes.c_int32),
         ("threads", ctypes.c_int32),
     )
 
@@ -51,13 +54,30 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or type(q) is not Tensor:
         out: Tensor = torch.ops.vggtq.int8_attention(q, k, v)
         return out
-    return _attention(q, k, v)
+    return _in_int8(q, k, v)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def bfloat16_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As `int8_attention`, in bfloat16; where `has_bfloat16_attention`."""
+    if torch.compiler.is_compiling() or type(q) is not Tensor:
+        out: Tensor = torch.ops.vggtq.bfloat16_attention(q, k, v)
+        return out
+    return _in_bfloat16(q, k, v)
+
+
+def _in_int8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _attention(q, k, v, in_bfloat16=False)
+
+
+def _in_bfloat16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _attention(q, k, v, in_bfloat16=True)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, in_bfloat16: bool) -> Tensor:
     native = library()
-    if native is None:
-        raise RuntimeError(f"int8 attention needs the native kernels, which are not there: {describe()}")
+    if native is None or (in_bfloat16 and not native.attends_in_bfloat16):
+        kind = "bfloat16" if in_bfloat16 else "int8"
+        raise RuntimeError(f"{kind} attention needs native kernels, which are not there: {describe()}")
     dtype = v.dtype if v.dtype in TYPES else torch.float32
     inputs = [_rows(tensor.to(dtype)) for tensor in (q, k, v)]
     (batch, heads, asking, width), answering = q.shape, k.shape[2]
@@ -65,7 +85,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     call = Call(
         *(tensor.data_ptr() for tensor in (*inputs, out)),
         *(Strides(*tensor.stride()[:3]) for tensor in (*inputs, out)),
-        *(batch, heads, asking, answering, width, TYPES[dtype], width**-0.5, torch.get_num_threads()),
+        *(batch, heads, asking, answering, width, TYPES[dtype], width**-0.5),
+        *(in_bfloat16, torch.get_num_threads()),
     )
     if not native.attention(call):
         raise MemoryError(f"no memory for the codes of {answering} keys of width {width}")
@@ -82,12 +103,14 @@ def _empty_like(q: Tensor) -> Tensor:
     return q.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
 
-_operator = torch.library.custom_op("vggtq::int8_attention", _attention, mutates_args=(), device_types="cpu")
-
-
-@_operator.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _like_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _empty_like(q).to(v.dtype)
+
+
+for _name, _compute in (("int8_attention", _in_int8), ("bfloat16_attention", _in_bfloat16)):
+    torch.library.custom_op(f"vggtq::{_name}", _compute, mutates_args=(), device_types="cpu").register_fake(
+        _like_values
+    )
 
 
 def int8_problem(device: torch.device) -> str | None:
@@ -96,17 +119,25 @@ def int8_problem(device: torch.device) -> str | None:
         return f"it runs on CPUs alone, not on {device.type}"
     if library() is None:
         return f"there are no native kernels here ({describe()})"
-    return None if is_right() else "its kernel gave a wrong result here"
+    return None if is_right(False) else "its kernel gave a wrong result here"
+
+
+@torch.compiler.assume_constant_result  # else torch.compile would trace how the library is found
+def has_bfloat16_attention() -> bool:
+    """Whether this CPU has a kernel in bfloat16, and it is right."""
+    native = library()
+    return native is not None and native.attends_in_bfloat16 and is_right(True)
 
 
 @functools.cache
-def is_right() -> bool:
-    """Whether the kernel is as close to float32 on a small case as its rounding allows; a line in the log says if not."""
+def is_right(in_bfloat16: bool) -> bool:
+    """Whether a kernel is as close to float32 on a small case as its rounding allows; a line in the log says if not."""
     with torch.device("cpu"):
         generator = torch.Generator().manual_seed(0)
         q, k, v = (torch.randn(1, 2, n, 20, generator=generator) for n in (15, 70, 70))
         exact = F.scaled_dot_product_attention(q, k, v)
-        right = bool((_attention(q, k, v) - exact).abs().max() < 0.1)
+        right = bool((_attention(q, k, v, in_bfloat16) - exact).abs().max() < 0.1)
     if not right:
-        log.warning("int8 attention is not used: its kernel gave a wrong result here")
+        kind = "bfloat16" if in_bfloat16 else "int8"
+        log.warning("native %s attention is not used: its kernel gave a wrong result here", kind)
     return right
