@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from vggtq.bench.alternatives import linear_alternatives
 from vggtq.bench.rows import BF16, FP32, Candidate, Missing, Row, rows_of
 from vggtq.machine.device import has_bf16
+from vggtq.quant.kernels.cpu.native_linear import NativeLinear
+from vggtq.quant.kernels.linear import QuantLinear
 from vggtq.quant.kernels.table import quantized_linear
 from vggtq.quant.methods.round import pack_weight
 from vggtq.quant.numbers.input_range import InputRange
@@ -83,12 +85,28 @@ def _candidates(x: Tensor, linear: nn.Linear, device: torch.device, full: bool) 
         # A BF16 model hands BF16 inputs on, so that converting them is no part of the product.
         found.append(Candidate(BF16, lambda: F.linear(*half), "F.linear", float_bytes // 2, tool="torch"))
     found += [_own(name, x, linear) for name in SCHEMES]
+    found += [own for name in ("INT8 per-channel", "INT4 group 64") for own in _in_bfloat16(name, x, linear)]
     return found + linear_alternatives(x, linear, full)
 
 
-def _own(name: str, x: Tensor, linear: nn.Linear) -> Candidate:
+def _in_bfloat16(name: str, x: Tensor, linear: nn.Linear) -> Iterator[Candidate]:
+    """The same weights, where the native kernels multiply them in bfloat16."""
+    layer = _layer(name, linear)
+    if isinstance(layer, NativeLinear):
+        layer.multiply_in("bfloat16")
+        if layer.in_bfloat16:
+            yield Candidate(
+                f"{name}, computed in BF16", lambda: layer(x), layer.backend, layer.resident_bytes()
+            )
+
+
+def _layer(name: str, linear: nn.Linear) -> QuantLinear:
     weights, activations = SCHEMES[name]
-    layer = quantized_linear(pack_weight(linear.weight, weights), linear.bias, activations)
+    return quantized_linear(pack_weight(linear.weight, weights), linear.bias, activations)
+
+
+def _own(name: str, x: Tensor, linear: nn.Linear) -> Candidate:
+    layer, activations = _layer(name, linear), SCHEMES[name][1]
     if activations.mode == "static":
         low, high = (float(end) for end in torch.aminmax(x))
         layer.set_input_range(InputRange.between(low, high, activations.bits, activations.symmetric))

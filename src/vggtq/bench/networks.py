@@ -37,13 +37,14 @@ SECONDS = 12.0  # per number of tokens
 INT4 = Weights(bits=4, granularity="group", group_size=64, scale_dtype="float16")
 SCHEMES = (
     Scheme("W8A8", Weights(), activations=Activations("dynamic")),
-    Scheme("W8A8, attention BF16", Weights(), activations=Activations("dynamic"), attention="bfloat16"),
     Scheme("W8A8, attention INT8", Weights(), activations=Activations("dynamic"), attention="int8"),
     Scheme("W4A8 group 64", INT4, activations=Activations("dynamic")),
     Scheme("W4A8 group 64, attention INT8", INT4, activations=Activations("dynamic"), attention="int8"),
     Scheme("FP16 weights", Weights("float16", 16, granularity="none")),
     Scheme("INT8 weights", Weights()),
     Scheme("INT4 group 64", INT4),
+    Scheme("INT8 weights, computed in BF16", Weights(), compute="bfloat16"),
+    Scheme("INT4 group 64, computed in BF16", INT4, compute="bfloat16"),
 )
 EXPORTED = tuple(scheme for scheme in SCHEMES if scheme.name in ("W8A8", "INT4 group 64"))
 THREADED = "W8A8, attention INT8"
@@ -148,6 +149,8 @@ def _quantized(
         if scheme.attention == "int8" and problem:
             yield Missing(scheme.name, "vggtq", problem)
             continue
+        if scheme.compute == "bfloat16" and not has_bf16(next(module.parameters()).device):
+            continue  # emulated, so slow that nobody would take it
         twin = share_parameters(module)
         layers = quantize_(twin, scheme, first_last).layers
         backends = ", ".join(sorted({layer.backend for layer in layers}))

@@ -20,23 +20,23 @@ ATTRIBUTE = "attention_dtype"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype | None, mask: Tensor | None = None) -> Tensor:
-    """q: (B, H, L, d), k, v: (B, H, S, d), mask: added to the logits. Returns (B, H, L, d) in v's dtype.
+    """q: (B, H, L, d), k, v: (B, H, S, d), mask: added to the logits. Returns (B, H, L, d) in q's dtype.
 
-    What int8 cannot compute stays in v's dtype, and a line in the log says why.
+    What int8 cannot compute stays in the inputs' dtype, and a line in the log says why.
     """
     if dtype == torch.int8:
         left = _left_to_torch(q, k, v, mask)
         if left is None:
             return int8_attention(q, k, v)
         _tell(left)
-    native = dtype == torch.bfloat16 and _left_to_torch(q, k, v, mask) is None
-    # An exported program runs on other CPUs too.
-    if native and not torch.compiler.is_exporting() and has_bfloat16_attention():
-        return bfloat16_attention(q, k, v)
-    if dtype in (None, torch.int8, v.dtype):
+    # Graphs have torch's operator: an exported one runs on other CPUs too.
+    if dtype == torch.bfloat16 and type(q) is Tensor and not torch.compiler.is_compiling():
+        if _left_to_torch(q, k, v, mask) is None and has_bfloat16_attention():
+            return bfloat16_attention(q, k, v)
+    if dtype in (None, torch.int8):
         return F.scaled_dot_product_attention(q, k, v, mask)
     mask = None if mask is None else mask.to(dtype)
-    return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), mask).to(v.dtype)
+    return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), mask).to(q.dtype)
 
 
 def _left_to_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str | None:

@@ -108,5 +108,4 @@ class Keys:
 
     def attend(self, q: Tensor) -> Tensor:
         """q: (1, H, L, d). Returns what they see of all tokens."""
-        dtype = self._dtype if self._dtype == torch.int8 else None
-        return attend(q.to(self._keys.dtype), self._keys, self._values, dtype).to(self._outputs)
+        return attend(q.to(self._outputs), self._keys, self._values, self._dtype)

@@ -40,6 +40,7 @@ class Call(ctypes.Structure):
         ("key_tokens", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("type", ctypes.c_int32),
+        ("output_type", ctypes.c_int32),
         ("scale", ctypes.c_float),
         ("in_bfloat16", ctypes.c_int32),
         ("threads", ctypes.c_int32),
@@ -47,7 +48,7 @@ class Call(ctypes.Structure):
 
 
 def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q: (B, H, L, d), k, v: (B, H, S, d) on the CPU, any strides. Returns (B, H, L, d) in v's dtype, laid out as (B, L, H, d).
+    """q: (B, H, L, d), k, v: (B, H, S, d) on the CPU, any strides. Returns (B, H, L, d) in q's dtype, laid out as (B, L, H, d).
 
     Raises MemoryError without memory for the codes.
     """
@@ -58,19 +59,12 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def bfloat16_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As `int8_attention`, in bfloat16; where `has_bfloat16_attention`."""
-    if torch.compiler.is_compiling() or type(q) is not Tensor:
-        out: Tensor = torch.ops.vggtq.bfloat16_attention(q, k, v)
-        return out
-    return _in_bfloat16(q, k, v)
+    """As `int8_attention`, in bfloat16; where `has_bfloat16_attention`, and not in graphs of torch.compile."""
+    return _attention(q, k, v, in_bfloat16=True)
 
 
 def _in_int8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _attention(q, k, v, in_bfloat16=False)
-
-
-def _in_bfloat16(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _attention(q, k, v, in_bfloat16=True)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, in_bfloat16: bool) -> Tensor:
@@ -78,19 +72,19 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, in_bfloat16: bool) -> Tensor:
     if native is None or (in_bfloat16 and not native.attends_in_bfloat16):
         kind = "bfloat16" if in_bfloat16 else "int8"
         raise RuntimeError(f"{kind} attention needs native kernels, which are not there: {describe()}")
-    dtype = v.dtype if v.dtype in TYPES else torch.float32
+    dtype, wanted = (t.dtype if t.dtype in TYPES else torch.float32 for t in (v, q))
     inputs = [_rows(tensor.to(dtype)) for tensor in (q, k, v)]
     (batch, heads, asking, width), answering = q.shape, k.shape[2]
-    out = _empty_like(inputs[0])
+    out = _empty_like(q.to(wanted))
     call = Call(
         *(tensor.data_ptr() for tensor in (*inputs, out)),
         *(Strides(*tensor.stride()[:3]) for tensor in (*inputs, out)),
-        *(batch, heads, asking, answering, width, TYPES[dtype], width**-0.5),
+        *(batch, heads, asking, answering, width, TYPES[dtype], TYPES[wanted], width**-0.5),
         *(in_bfloat16, torch.get_num_threads()),
     )
     if not native.attention(call):
         raise MemoryError(f"no memory for the codes of {answering} keys of width {width}")
-    return out.to(v.dtype)
+    return out.to(q.dtype)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -103,14 +97,12 @@ def _empty_like(q: Tensor) -> Tensor:
     return q.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
 
-def _like_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _empty_like(q).to(v.dtype)
+_operator = torch.library.custom_op("vggtq::int8_attention", _in_int8, mutates_args=(), device_types="cpu")
 
 
-for _name, _compute in (("int8_attention", _in_int8), ("bfloat16_attention", _in_bfloat16)):
-    torch.library.custom_op(f"vggtq::{_name}", _compute, mutates_args=(), device_types="cpu").register_fake(
-        _like_values
-    )
+@_operator.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _empty_like(q)
 
 
 def int8_problem(device: torch.device) -> str | None:
@@ -122,7 +114,6 @@ def int8_problem(device: torch.device) -> str | None:
     return None if is_right(False) else "its kernel gave a wrong result here"
 
 
-@torch.compiler.assume_constant_result  # else torch.compile would trace how the library is found
 def has_bfloat16_attention() -> bool:
     """Whether this CPU has a kernel in bfloat16, and it is right."""
     native = library()

@@ -139,7 +139,7 @@ inline bool attend(const VggtqAttention& call, QueryShare share, Scratch& scratc
       for (int64_t i = 0; i < head.wide; i += kLanes) {
         store(output + i, multiply_add(load(output + i), inverse, load(head.value_means + i)));
       }
-      write_row(output, call.type, call.width, call.outputs, start + (query + r) * call.output_strides[2]);
+      write_row(output, call.output_type, call.width, call.outputs, start + (query + r) * call.output_strides[2]);
     }
   }
   return true;

@@ -197,7 +197,7 @@ inline bool attend_bfloat(const VggtqAttention& call, QueryShare share, Scratch&
       float* output = tile.outputs + r * room.wide;
       const Floats inverse = all(1 / tile.sum[r]);
       for (int64_t i = 0; i < room.wide; i += kLanes) store(output + i, multiply(load(output + i), inverse));
-      write_row(output, call.type, call.width, call.outputs, start + query * call.output_strides[2]);
+      write_row(output, call.output_type, call.width, call.outputs, start + query * call.output_strides[2]);
     }
   }
   return true;

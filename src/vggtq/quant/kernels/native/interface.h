@@ -96,15 +96,16 @@ struct VggtqConvolution {
   int32_t threads;
 };
 
-// softmax(q kᵀ · scale) v with products of integers, or of bfloat16 with float32 sums. Number i of token t of head h of batch b lies at
-// b · strides[0] + h · strides[1] + t · strides[2] + i.
+// softmax(q kᵀ · scale) v with products of integers, or of bfloat16 with float32 sums. Number i of token t of head h of
+// batch b lies at b · strides[0] + h · strides[1] + t · strides[2] + i.
 struct VggtqAttention {
   const void *queries, *keys, *values;
   void* outputs;
   int64_t query_strides[3], key_strides[3], value_strides[3], output_strides[3];
   int64_t batch, heads, query_tokens, key_tokens;
-  int64_t width;   // of a head
-  VggtqType type;  // of all four
+  int64_t width;          // of a head
+  VggtqType type;         // of queries, keys and values
+  VggtqType output_type;
   float scale;
   int32_t in_bfloat16;  // where vggtq_attends_in_bfloat16
   int32_t threads;
