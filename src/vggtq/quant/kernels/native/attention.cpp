@@ -51,7 +51,8 @@ void vggtq_rotate(const VggtqRotation* call) {
 int32_t vggtq_attention(const VggtqAttention* call) {
   const int64_t heads = call->batch * call->heads, threads = std::max(call->threads, 1);
   if (heads == 0 || call->query_tokens == 0 || call->width == 0) return 0;
-  prefer_large_pages(call->outputs, heads * call->query_tokens * call->width * (call->output_type == VGGTQ_FLOAT32 ? 4 : 2));
+  prefer_large_pages(call->outputs,
+                     heads * call->query_tokens * call->width * (call->output_type == VGGTQ_FLOAT32 ? 4 : 2));
   // Several shares for each thread even out what heads do not.
   const int64_t wanted = threads == 1 ? 1 : (4 * threads + heads - 1) / heads;
   const int64_t parts = std::clamp<int64_t>(call->query_tokens / kFewestQueries, 1, wanted);

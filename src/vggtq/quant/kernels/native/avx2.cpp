@@ -150,6 +150,6 @@ inline bool pair_linear(const VggtqCall& call, const InputNumbers* shared, Share
 }  // namespace
 
 const Kernels kAvx2 = {
-    "avx2",       kLanes,  kPanel, 12,     product_weight_bits, pair_input_bits, range_of_tokens, pair_linear,
-    float_linear, nullptr, attend, nullptr, rotate, convolve_band,       range_of_image,
+    "avx2",  kLanes, kPanel,  12,     product_weight_bits, pair_input_bits, range_of_tokens, pair_linear, float_linear,
+    nullptr, attend, nullptr, rotate, convolve_band,       range_of_image,
 };

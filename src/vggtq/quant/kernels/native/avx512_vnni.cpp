@@ -21,6 +21,19 @@ INLINE Ints dot_at(Ints sums, Ints input, const int8_t* codes) { return dot_byte
 #include "float_linear.inl.h"
 
 const Kernels kAvx512Vnni = {
-    "avx512_vnni", kLanes,  kPanel, 12,     product_weight_bits, exact_input_bits, range_of_tokens, exact_linear,
-    float_linear,  nullptr, attend, nullptr, rotate, convolve_band,       range_of_image,
+    "avx512_vnni",
+    kLanes,
+    kPanel,
+    12,
+    product_weight_bits,
+    exact_input_bits,
+    range_of_tokens,
+    exact_linear,
+    float_linear,
+    nullptr,
+    attend,
+    nullptr,
+    rotate,
+    convolve_band,
+    range_of_image,
 };

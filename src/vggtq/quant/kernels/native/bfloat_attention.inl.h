@@ -1,5 +1,5 @@
-// softmax(q kᵀ · scale) v with q, k, v and the weights in bfloat16, all sums and the exponentials in float32. Needs what
-// head_rows.inl.h needs, bfloat_pairs.h, and kColumns and kAttentionRows.
+// softmax(q kᵀ · scale) v with q, k, v and the weights in bfloat16, all sums and the exponentials in float32. Needs
+// what head_rows.inl.h needs, bfloat_pairs.h, and kColumns and kAttentionRows.
 //
 // A block of keys after the other with running maxima (FlashAttention, arXiv 2205.14135, algorithm 1). Several tiles of
 // queries go through a block before the next one is read, so that it comes from the L2 cache.
@@ -12,10 +12,11 @@
 namespace {
 
 constexpr int64_t kPanelKeys = kColumns * kLanes;
-constexpr int64_t kBlockKeys = 256;
-constexpr int64_t kGroupTiles = 8;                                   // of queries that share a pass over the keys
-constexpr int64_t kScores = kBlockKeys + 16, kPairs = kBlockKeys / 2 + 16;  // no multiples of a page: rows would collide
-constexpr float kAbsent = -1e30f;                                    // the score of padding
+constexpr int64_t kBlockKeys = 512;
+constexpr int64_t kGroupTiles = 8;  // of queries that share a pass over the keys
+constexpr int64_t kScores = kBlockKeys + 16,
+                  kPairs = kBlockKeys / 2 + 16;  // no multiples of a page: rows would collide
+constexpr float kAbsent = -1e30f;                // the score of padding
 
 // What belongs to the queries of a tile.
 struct BfloatTile {
@@ -27,11 +28,12 @@ struct BfloatTile {
 
 struct BfloatRoom {
   static constexpr int kRows = kAttentionRows;
-  int64_t wide, count;      // the head's width, padded, and its keys, padded
-  uint32_t *keys, *values;  // pairs: [count / kPanelKeys][wide / 2][kPanelKeys] of a key's numbers, [count / 2][wide] of two keys
-  float* starts;            // [kBlockKeys]: of the scores of the last block, kAbsent for padding
-  float *scores, *rows;     // [kRows][kScores]; two rows widened
-  uint32_t* weights;        // [kRows][kPairs]
+  int64_t wide, count;  // the head's width, padded, and its keys, padded
+  uint32_t *keys,
+      *values;    // pairs: [count / kPanelKeys][wide / 2][kPanelKeys] of a key's numbers, [count / 2][wide] of two keys
+  float* starts;  // [kBlockKeys]: of the scores of the last block, kAbsent for padding
+  float *scores, *rows;  // [kRows][kScores]; two rows widened
+  uint32_t* weights;     // [kRows][kPairs]
   BfloatTile tiles[kGroupTiles];
   float kept[kRows];  // what was summed before a block is multiplied by this
 
@@ -162,8 +164,8 @@ inline void average_pairs(const BfloatRoom& room, int64_t first, int64_t count, 
     float* outputs = tile.outputs + d;
     unroll<rows>([&](auto r) INLINED {
       const Floats kept = all(room.kept[r]);
-      unroll<kColumns>(
-          [&](auto c) INLINED { sums[r][c] = multiply(load(outputs + r * room.wide + c * kLanes), kept); });
+      unroll<kColumns>([&](auto c)
+                           INLINED { sums[r][c] = multiply(load(outputs + r * room.wide + c * kLanes), kept); });
     });
     accumulate_pairs<1, kPairs>(sums, room.weights, room.values + first / 2 * room.wide + d, room.wide, count / 2);
     unroll<rows>([&](auto r) INLINED {

@@ -188,8 +188,8 @@ void add_products(const Unit* inputs, const Unit* weights, int64_t count, float*
       unroll<kColumns>([&](auto c) INLINED { weight[c] = Product::vector(weights + c * kLanes); });
       unroll<rows>([&](auto r) INLINED {
         const auto input = Product::spread(inputs[r]);
-        unroll<kColumns>(
-            [&](auto c) INLINED { sums[i][r][c] = Product::add_product(input, weight[c], sums[i][r][c]); });
+        unroll<kColumns>([&](auto c)
+                             INLINED { sums[i][r][c] = Product::add_product(input, weight[c], sums[i][r][c]); });
       });
       inputs += kFloatRows, weights += kPanel;
     });
@@ -222,10 +222,10 @@ inline void write_totals(const Epilogue& epilogue, const float* totals, int64_t 
 template <class Product>
 struct FloatWorkspace {
   using Unit = typename Product::Unit;
-  int64_t block;          // tokens whose inputs are kept at once
+  int64_t block;           // tokens whose inputs are kept at once
   Unit *inputs, *weights;  // as pack_tile leaves them, of a slice
-  float *room, *totals;   // totals: [tokens][kPanel]
-  uint8_t* codes;         // of a slice
+  float *room, *totals;    // totals: [tokens][kPanel]
+  uint8_t* codes;          // of a slice
 
   FloatWorkspace(int64_t columns, int64_t tokens, Parts& parts) {
     const int64_t units = columns / Product::kInputs;

@@ -103,8 +103,8 @@ struct VggtqAttention {
   void* outputs;
   int64_t query_strides[3], key_strides[3], value_strides[3], output_strides[3];
   int64_t batch, heads, query_tokens, key_tokens;
-  int64_t width;          // of a head
-  VggtqType type;         // of queries, keys and values
+  int64_t width;   // of a head
+  VggtqType type;  // of queries, keys and values
   VggtqType output_type;
   float scale;
   int32_t in_bfloat16;  // where vggtq_attends_in_bfloat16
