@@ -72,4 +72,6 @@ def test_the_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
             continue
         isa = kernels.removeprefix("native_").removesuffix("_w4a8")  # the best of this CPU's up to the cap
         assert native.LEVELS.index(isa) <= native.LEVELS.index(cap)
-        assert isa == done.stdout.split()[0] and (isa == "portable") == (cap == "portable")
+        # It has no integer products of its own.
+        level = done.stdout.split()[0].replace("avx512_bf16", "avx512_vnni")
+        assert isa == level and (isa == "portable") == (cap == "portable")

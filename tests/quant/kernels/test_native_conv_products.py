@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from helpers.guarded import Guarded
 from helpers.linears import DYNAMIC
 from helpers.threads import threads
+from vggtq.machine import native
 from vggtq.quant.kernels.cpu.native_conv import INPUTS, OUTPUTS, RESIDUAL, NativeConv, fits_conv
 from vggtq.quant.kernels.cpu.window import Window, window_of
 from vggtq.quant.kernels.modules import QuantConv, conv_transpose_weight, weight_rows
@@ -169,7 +170,9 @@ def test_modules_compute_what_rounded_inputs_give(
         QuantConv(packed, conv, INPUT_KINDS[inputs]),
         torch.randn(2, conv.in_channels, 13, 17).to(dtype),
     )
-    assert layer.backend == f"native_{isa}_conv_w8a{layer.rows.activation_bits}"
+    library = native.library()
+    assert library is not None
+    assert layer.backend == f"native_{library.vectors}_conv_w8a{layer.rows.activation_bits}"
     window = window_of(conv)
     expected = exact_convolution(rounded(x, layer.rows), packed, window)
     size = exact_convolution(x.abs(), packed_absolute(packed), window)

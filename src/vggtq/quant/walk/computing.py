@@ -53,13 +53,13 @@ def choose_computing_(
         notes += [
             f"scaled dot products of {modules} attention modules run in {attention} instead of int8: {problem}"
         ]
-    elif attention != "float32":
+    elif attention != "float32" and modules:
         native = attention == "bfloat16" and device.type == "cpu" and has_bfloat16_attention()
         kernels = " on native kernels" if native else ""
         notes += [f"scaled dot products of {modules} attention modules run in {attention}{kernels}"]
     if layers:
         notes += [f"{layers} layers with float inputs multiply in {compute}"]
-    return notes + ([f"{heads} dense heads multiply in {compute}"] if compute != "float32" else [])
+    return notes + ([f"{heads} dense heads multiply in {compute}"] if compute != "float32" and heads else [])
 
 
 def leave_to_engine_(model: nn.Module, scheme: Scheme, format_: str) -> None:
