@@ -1,6 +1,8 @@
 """Tables of measurements whose numbers lie beside them as JSON are what these numbers give."""
 
 import json
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,43 @@ def test_int8_attention_is_what_was_measured() -> None:
     found = rows("2026-11-28-int8-attention.json")
     assert [row["row"] for row in found if f"| {with_attention(row)} |" not in text] == []
     assert all(row["config_hash"] and row["scenes"] == 256 for row in found)
+
+
+WIDE = 2**20  # weights of the linear layers of VGGT-1B, at least
+
+
+def linear_layers(found: list[dict[str, Any]]) -> Iterator[str]:
+    """Geometric means over the layers, for 930 and 4650 tokens."""
+    sizes = {row["case"]: [int(n) for n in row["case"].replace("→", "×").split("×")] for row in found}
+    wide = [row for row in found if prod(sizes[row["case"]][1:]) >= WIDE]
+    for name in dict.fromkeys(row["name"] for row in wide):
+        cells = []
+        for tokens in (930, 4650):
+            own = [row for row in wide if row["name"] == name and sizes[row["case"]][0] == tokens]
+            assert len(own) == 4
+            cells += [prod(row[other][1] for row in own) ** 0.25 for other in ("fp32", "bf16")]
+        yield " | ".join([name, *(f"{cell:.2f}" for cell in cells)])
+
+
+def blocks(found: list[dict[str, Any]]) -> Iterator[str]:
+    for name in dict.fromkeys(row["name"] for row in found):
+        own = [row for row in found if row["name"] == name]
+        cells = [f"{row['ms']:.0f} | {row['fp32'][1]:.2f} | {row['bf16'][1]:.2f}" for row in own]
+        yield " | ".join([name, *cells, f"{own[0]['relative_error']:.2g}"])
+
+
+def models(found: list[dict[str, Any]]) -> Iterator[str]:
+    for row in found:
+        low, middle, high = row["fp32"]
+        ratios = f"{middle:.2f} ({low:.2f} to {high:.2f}) | {row['bf16'][1]:.2f}"
+        yield f"{row['name']} | {row['ms']:.0f} | {ratios} | {row['relative_error']:.2g}"
+
+
+@pytest.mark.parametrize(
+    ("section", "table"), [("kernel", linear_layers), ("block", blocks), ("model", models)]
+)
+def test_zen_4_is_what_was_measured(section: str, table: Any) -> None:
+    text = (FOLDER / "2026-11-28-zen4.md").read_text("utf-8")
+    found = [row for row in rows("2026-11-28-zen4.json") if row["section"] == section]
+    lines = list(table([row for row in found if "skipped" not in row]))
+    assert lines and [line for line in lines if f"| {line} |" not in text] == []

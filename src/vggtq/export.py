@@ -119,7 +119,12 @@ def _stored(path: str, size: list[int] | None, steps: Steps) -> "_Ready":
     size = _size(size, model_of(header.model))
     steps.step(f"loading {path}")
     loaded = load(path)
-    return loaded.module, header.scheme, described(header.scheme, loaded.weights, header.model, header.rest), size
+    return (
+        loaded.module,
+        header.scheme,
+        described(header.scheme, loaded.weights, header.model, header.rest),
+        size,
+    )
 
 
 def _quantized(config: Config, size: list[int] | None, steps: Steps) -> "_Ready":

@@ -17,7 +17,7 @@ from helpers.instruction_sets import skip_where_onnx_runtime_saturates
 from vggtq.api import quantize_
 from vggtq.engines import exporting, parity
 from vggtq.engines.exporting import SUFFIXES, ExportedFile, check_format, export_network
-from vggtq.engines.network import ExportedNetwork
+from vggtq.engines.network import fixed_positions, ExportedNetwork
 from vggtq.engines.sessions import arithmetic, open_session
 from vggtq.errors import ConfigError, DataError, DiskFull, ExportError, MissingExtraError, WeightsError
 from vggtq.models.vggt.config import PatchEmbedConfig
@@ -214,6 +214,9 @@ def test_a_graph_for_one_size_has_the_positions_of_that_size() -> None:
         assert not [node for node in graph.nodes if "bicubic" in str(node.target)]
     assert vit.fixed_positions is None
     assert vit(torch.rand(1, 3, 56, 56)).shape == (1, 16, 16)
+    with fixed_positions(vit, (56, 56)):  # the size of the stored table, which OpenVINO must not find twice
+        names = [name for name, _ in vit.named_parameters(remove_duplicate=False) if "positions" in name]
+        assert not names and torch.equal(vit.fixed_positions, vit.pos_embed)
 
 
 def test_images_that_a_file_does_not_take_are_refused_with_the_remedy(once: Once) -> None:

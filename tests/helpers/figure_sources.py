@@ -15,6 +15,7 @@ CASCADE, EPYC, H200 = (
     f"docs/measurements/2026-11-27-{name}.md" for name in ("cascade-lake", "epyc-avx2", "h200")
 )
 MANY_IMAGES = "docs/measurements/2026-11-28-epyc-avx2.md"
+ZEN4_BF16 = "docs/measurements/2026-11-28-zen4.md"
 XEON, ZEN4, ROOMS = (
     f"docs/measurements/2026-11-21-{name}.md" for name in ("xeon-amx", "zen4", "accuracy-rooms")
 )
@@ -32,9 +33,9 @@ TEN_FRAMES: list[Source] = [
 ]
 
 
-def means(row: str, xeon: str, zen4: str) -> list[Source]:
-    """Rows of many tables there; the means over VGGT-1B's linear layers on both machines of 2026-11-21 begin thus."""
-    return [(XEON, f"| {row} | {xeon} |"), (ZEN4, f"| {row} | {zen4} |")]
+def mean(row: str, xeon: str) -> Place:
+    """A row of many tables there; the mean over VGGT-1B's linear layers begins thus."""
+    return XEON, f"| {row} | {xeon} |"
 
 
 def block(row: str) -> Place:
@@ -51,6 +52,22 @@ def whole(row: str) -> Place:
 
 def engine(row: str) -> Place:
     return EPYC, f"| {row} # VGGT-1B"
+
+
+def zen4(row: str, heading: str = "VGGT-1B with random") -> Place:
+    return ZEN4_BF16, f"| {row} | # {heading}"
+
+
+def zen4_block(row: str) -> Place:
+    return zen4(row, "Blocks of the width")
+
+
+def zen4_linear(row: str) -> Place:
+    return zen4(row, "Linear layers")
+
+
+def zen4_small(row: str) -> Place:
+    return zen4(row, "The embedded model")
 
 
 def small(row: str) -> Place:
@@ -87,32 +104,40 @@ NEAREST_W8A8, NEAREST_W4, NEAREST_W4A4, NEAREST_W3 = map(
     ),
 )
 GPTQ = kept("(`gptq_w4a16`)")
+PROGRESSIVE_FILE, EXPORTED_FILES = (
+    (ZEN4_BF16, "W4A8 in progressive groups of 64 (by"),
+    (ZEN4_BF16, "- VGGT-1B was measured"),
+)
 
 SOURCES: dict[str, dict[str, list[Source]]] = {
     README: {
-        "| FP32 | 1.00 (13.8": [memory("FP32"), whole("FP32"), engine("FP32 ("), small("FP32 (")],
+        "| FP32 | 1.00 (7.2": [
+            *[memory("FP32"), zen4("FP32"), engine("FP32 ("), zen4_small("FP32")],
+            "7.2: the milliseconds of FP32 there",
+        ],
+        "| BF16 | 1.82": [memory("BF16"), zen4("BF16"), zen4_small("BF16")],
         "| W8A8 (`int8_dynamic`)": [
-            *[memory("W8A8 (`int8_dynamic`)"), whole("W8A8"), engine("W8A8 |"), small("W8A8 |")],
+            *[memory("W8A8 (`int8_dynamic`)"), zen4("W8A8"), engine("W8A8 |"), zen4_small("W8A8")],
         ],
-        "| W8A8, INT8 attention": [
-            memory("W8A8 with `scheme.attention=int8`"),
-            whole("W8A8, attention INT8"),
-            engine("W8A8, attention"),
-            small("W8A8, attention"),
+        "| W8A8 with convolutions": [zen4("W8A8, convolutions too, attention INT8")],
+        "| W4A8, progressive": [zen4("W4A8 group 64 progressive"), PROGRESSIVE_FILE],
+        "| INT4 weights (`int4": [
+            *[memory("INT4 weights in groups of 64"), engine("INT4 weights in")],
+            *[zen4("INT4 group 64"), zen4_small("INT4 group 64")],
         ],
-        "| W4A8, INT8 attention": [
-            (MANY_IMAGES, "| W4A8 in groups of 64 (`w4a8`"),
-            whole("W4A8 group 64 progressive, attention INT8"),
-            engine("W4A8 in groups of 64, attention"),
-            small("W4A8 in groups of 64, attention"),
+        "| INT4 weights, `scheme.compute": [
+            memory("INT4 weights in groups of 64"),
+            *[zen4("INT4 group 64, computed in BF16"), zen4_small("INT4 group 64, computed in BF16")],
         ],
-        "| INT4 weights": [
-            *[memory("INT4 weights in groups of 64"), engine("INT4 weights in"), small("INT4 weights in")],
+        "| OpenVINO, BF16": [zen4("OpenVINO BF16"), zen4_small("OpenVINO BF16"), engine("OpenVINO FP32")],
+        "| OpenVINO, INT8": [zen4("OpenVINO INT8 (NNCF)"), zen4_small("OpenVINO INT8 (NNCF)")],
+        "| OpenVINO, our INT4": [
+            *[zen4("INT4 group 64 in OpenVINO"), zen4_small("INT4 group 64 in OpenVINO"), EXPORTED_FILES],
         ],
-        "| OpenVINO, FP32": [engine("OpenVINO FP32"), small("OpenVINO FP32")],
-        "| OpenVINO, our INT4": [small("our INT4 weights in Op")],
-        "| ONNX Runtime, FP32": [small("FP32 in ONNX")],
-        "| ONNX Runtime, our": [engine("our INT4 weights in ONNX"), small("our INT4 weights in ONNX")],
+        "| ONNX Runtime, our": [
+            *[zen4("INT4 group 64 in ONNX Runtime"), zen4_small("INT4 group 64 in ONNX Runtime")],
+            *[engine("our INT4 weights in ONNX"), EXPORTED_FILES],
+        ],
         "W8A8 needs smoothing": [NEAREST_W8A8, seven_bits("int8_dynamic")],
         "Both commands work in a fresh": ["3.11: the Python that pyproject.toml asks for"],
         "55 layers quantized": ["34.8 9.6 3.61: printed by the command above"],
@@ -134,7 +159,7 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
             (XEON, "VGGT-1B with random weights and the track"),
         ],
         "| no visible loss, and speed": [
-            *[NEAREST_W8A8, VNNI, AVX2],
+            *[NEAREST_W8A8, VNNI, AVX2, zen4_linear("W8A8 per-channel")],
             seven_bits("int8_dynamic"),
         ],
         "| the smallest file with": [GPTQ, NEAREST_W4],
@@ -180,6 +205,21 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
             whole("W4A8 group 64 progressive, attention INT8"),
             int8_attention("W4A8, smoothed, GPTQ, INT8 attention, 8-bit products"),
         ],
+        "| W8A8 | 3.42": [
+            *[memory("W8A8 (`int8_dynamic`)"), zen4("W8A8"), zen4("OpenVINO BF16"), (3.42, 2.26)],
+            zen4("W8A8, smoothed (`smoothquant_w8a8`)", "Accuracy in BF16"),
+        ],
+        "| W4A8, progressive": [
+            *[PROGRESSIVE_FILE, zen4("W4A8 group 64 progressive"), zen4("OpenVINO BF16"), (3.43, 2.26)],
+            zen4("W4A8, smoothed, GPTQ, progressive groups of 64 (`w4a8`)", "Accuracy in BF16"),
+        ],
+        "| INT4 weights, BF16": [
+            memory("INT4 weights in groups of 64"),
+            *[zen4("INT4 group 64, computed in BF16"), zen4("OpenVINO BF16"), (2.08, 2.26)],
+            zen4("INT4 weights in groups of 64, GPTQ (`gptq_w4a16`)", "Accuracy in BF16"),
+        ],
+        "| BF16 | 1.82": [memory("BF16"), zen4("BF16"), zen4("OpenVINO BF16"), (1.82, 2.26)],
+        "On Zen 4, W8A8 and W4A8 have": [zen4("OpenVINO INT8 (NNCF)"), zen4("W8A8"), (0.0022, 0.0012)],
         "| BF16 | 2.16": [memory("BF16"), (XEON, "| BF16 | 2.16 # Whole models")],
         "| W8A8 | 2.02": [
             *[memory("W8A8 (`int8_dynamic`)"), (XEON, "| W8A8 | 2.02 # Whole models")],
@@ -215,13 +255,17 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         "- **W3:**": [(ACCURACY, "| … GPTQ | 8.7")],
     },
     BENCHMARKS: {
-        "- **A CPU with AVX-512 VNNI and": [VNNI, block("W8A8"), block("W8A8, attention INT8")],
+        "- **A CPU with AVX-512 VNNI and AVX-512 BF16": [
+            *[zen4("W8A8"), zen4("W4A8 group 64 progressive"), zen4("BF16")],
+            *[zen4("INT4 group 64, computed in BF16"), zen4("OpenVINO BF16"), zen4("OpenVINO INT8 (NNCF)")],
+        ],
+        "- **A CPU with AVX-512 VNNI and without": [VNNI, block("W8A8"), block("W8A8, attention INT8")],
         "- **A CPU with AVX2 alone": [
             *[AVX2, engine("W4A8 in groups of 64, attention"), engine("W8A8, attention")],
             *[engine("OpenVINO FP32"), seven_bits("int8_dynamic"), seven_bits("smoothquant_w8a8")],
             (EPYC, "(`w4a8`) | # Accuracy with 7-bit activations"),
         ],
-        "- **A CPU with AMX": [*means("BF16", "5.38", "2.36"), *means("W8A8 per-channel", "3.64", "3.31")],
+        "- **A CPU with AMX": [mean("BF16", "5.38"), mean("W8A8 per-channel", "3.64")],
         "- **A large GPU": TEN_FRAMES,
         "- **Weight-only schemes": [
             *[
@@ -231,6 +275,7 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
                 engine("INT4 weights in"),
                 (XEON, "| INT4 group 64 | 0.87 # Whole models"),
             ],
+            *[zen4_linear("INT4 group 64, computed in BF16"), zen4_linear("BF16")],
             *[
                 (CASCADE, f"| geometric mean of the four shapes, {row} |")
                 for row in ("1 token | | 3.77", "1 token | | 3.04", "16 tokens | | 2.59")
@@ -238,37 +283,65 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
         ],
         "- **Small models: OpenVINO": [
             *[small("OpenVINO FP32"), small("W4A8 in groups of 64 |"), small("our W8A8 in OpenVINO")],
+            *[zen4_small("OpenVINO BF16"), zen4_small("OpenVINO INT8 (NNCF)")],
+            *[zen4_small("W8A8"), zen4_small("W8A8 in OpenVINO")],
         ],
-        "| linear layers, 930 tokens: W8A8": [VNNI, AVX2],
-        "64, float16 scales |": [VNNI, AVX2],
-        "64, progressive scales |": [VNNI, AVX2],
-        "tokens: INT8 / INT4 weights": [VNNI, AVX2],
-        "| attention in INT8": [(CASCADE, "| 930, 16 |"), (CASCADE, "| 4650, 16 |")],
-        "| block, W8A8, 930": [block("W8A8")],
-        "| block, W8A8 with": [block("W8A8, attention INT8")],
-        "| block, W4A8": [block("W4A8 group 128, attention INT8")],
+        "| linear layers, 930 tokens: W8A8": [VNNI, AVX2, zen4_linear("W8A8 per-channel")],
+        "64, float16 scales |": [VNNI, AVX2, zen4_linear("W4A8 group 64")],
+        "64, progressive scales | 4.31 | 3": [VNNI, AVX2, zen4_linear("W4A8 group 64 progressive")],
+        "tokens: INT8 / INT4 weights": [
+            *[VNNI, AVX2, zen4_linear("INT8 per-channel"), zen4_linear("INT4 group 64")],
+        ],
+        "| the same, computed in BF16": [
+            *[
+                zen4_linear("INT8 per-channel, computed in BF16"),
+                zen4_linear("INT4 group 64, computed in BF16"),
+            ],
+        ],
+        "| attention in BF16": [(ZEN4_BF16, "| 930 | 23.3"), (ZEN4_BF16, "| 4650 | 568")],
+        "| attention in INT8": [
+            *[(CASCADE, "| 930, 16 |"), (CASCADE, "| 4650, 16 |")],
+            *[(ZEN4_BF16, "| 930 | 23.3"), (ZEN4_BF16, "| 4650 | 568")],
+        ],
+        "| block, W8A8, 930": [block("W8A8"), zen4_block("W8A8")],
+        "| block, W8A8 with": [block("W8A8, attention INT8"), zen4_block("W8A8, attention INT8")],
+        "| block, W4A8": [
+            *[block("W4A8 group 128, attention INT8"), zen4_block("W4A8 group 64, attention INT8")],
+        ],
         "| whole VGGT-1B": [
             *[whole("W8A8"), whole("W8A8, attention INT8"), engine("W8A8 |"), engine("W8A8, attention")],
+            *[zen4("W8A8"), zen4("W8A8, attention INT8")],
         ],
-        "| the embedded model, W8A8, linear": [(CASCADE, "| W8A8 | # The embedded model")],
+        "| the embedded model, W8A8, linear": [
+            (CASCADE, "| W8A8 | # The embedded model"),
+            zen4_small("W8A8"),
+        ],
         "| the embedded model, W8A8, conv": [
             dense("W8A8, linear layers"),
             dense("W8A8, convolutions as well"),
         ],
         "| the embedded model, W4A8": [dense("W4A8 group 64 progressive, convolutions as well")],
-        "Goals that these figures miss": ["3.5 1.1 1.75 2.4 2.5 1.8 2.8 1.4 1.2: goals"],
+        "Zen 4 meets all goals": ["3.5 1.1 1.75 2.4 2.5 1.8 2.8 1.4 1.2: goals"],
         "OpenVINO 2026.4 beside": [
             (CASCADE, "OpenVINO 2026.4.1, one stream"),
             *[(CASCADE, f"| {row} | # OpenVINO") for row in ("OpenVINO FP32", "OpenVINO INT8")],
             *[(CASCADE, f"| {row} | # OpenVINO") for row in ("W8A8", "W8A8, attention INT8")],
         ],
-        "| BF16 | 5": means("BF16", "5.38", "2.36"),
-        "| vggtq W8A8, one scale": means("W8A8 per-channel", "3.64", "3.31"),
-        "| torch `quantize_dynamic`": means("torch quantize_dynamic", "2.42", "3.53"),
-        "| torchao int8 dynamic": means("torchao int8 dynamic", "1.56", "1.58"),
-        "| ONNX Runtime int8": means("ONNX Runtime int8 dynamic", "4.68", "3.01"),
-        "| torchao int4": means("torchao int4 group 64", "0.89", "0.93"),
-        "| optimum-quanto": means("quanto int4 weights", "0.83", "0.87"),
+        "| BF16 | 5": [mean("BF16", "5.38"), zen4_linear("BF16")],
+        "| vggtq W8A8, one scale": [mean("W8A8 per-channel", "3.64"), zen4_linear("W8A8 per-channel")],
+        "| torch `quantize_dynamic`": [
+            *[mean("torch quantize_dynamic", "2.42"), zen4_linear("torch quantize_dynamic")],
+        ],
+        "| torchao int8 dynamic": [
+            *[mean("torchao int8 dynamic", "1.56"), zen4_linear("torchao int8 dynamic")],
+        ],
+        "| ONNX Runtime int8": [
+            *[mean("ONNX Runtime int8 dynamic", "4.68"), zen4_linear("ONNX Runtime int8 dynamic")],
+        ],
+        "| torchao int4": [mean("torchao int4 group 64", "0.89"), zen4_linear("torchao int4 group 64")],
+        "| optimum-quanto": [mean("quanto int4 weights", "0.83"), zen4_linear("quanto int4 weights")],
+        "| vggtq W4A8 in groups": [zen4_linear("W4A8 group 64 progressive")],
+        "| vggtq INT4 weights": [zen4_linear("INT4 group 64, computed in BF16")],
         "Whole VGGT-1B with random": [
             (XEON, f"| {row} # Whole models")
             for row in ("BF16 | 2.16", "W8A8 | 2.02", "INT4 group 64 | 0.87")

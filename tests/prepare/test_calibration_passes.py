@@ -51,7 +51,9 @@ def test_block_by_block_is_what_whole_passes_in_the_same_order_give(scheme: Sche
     """The whole-pass way for exactly the same groups, each with a pass of its own."""
     samples = pictures()
     staged, whole = small(), small()
-    scheme = replace(scheme, compute="float32")  # else the rest changes with the first group, where the CPU has bfloat16
+    scheme = replace(
+        scheme, compute="float32"
+    )  # else the rest changes with the first group, where the CPU has bfloat16
     quantize_(staged, scheme, calibrate=samples)
 
     groups = Observer(small(), names_of(small()), samples).groups

@@ -19,11 +19,13 @@ from vggtq.config.compose import compose
 from vggtq.config.validate import validated
 from vggtq.engines.network import fixed_positions
 from vggtq.machine.device import has_bf16
+from vggtq.machine.memory import release_free_memory
 from vggtq.models.loading import LoadedModel, bfloat16_twin, share_parameters
 from vggtq.models.vggt.positions import rope_table
 from vggtq.models.vggt.vit import Block
 from vggtq.network.native_attention import int8_problem
 from vggtq.quant.scheme.activations import Activations
+from vggtq.quant.scheme.parts import Layers
 from vggtq.quant.scheme.scheme import Scheme
 from vggtq.quant.scheme.weights import Weights
 from vggtq.quant.walk.quantize import quantize_
@@ -35,16 +37,29 @@ FRAMES = (1, 5)  # 930 tokens as a frame block sees them, 4650 as a global block
 SECONDS = 12.0  # per number of tokens
 
 INT4 = Weights(bits=4, granularity="group", group_size=64, scale_dtype="float16")
+PROGRESSIVE = Weights(bits=4, granularity="group", group_size=64, scale_dtype="progressive")
 SCHEMES = (
     Scheme("W8A8", Weights(), activations=Activations("dynamic")),
     Scheme("W8A8, attention INT8", Weights(), activations=Activations("dynamic"), attention="int8"),
     Scheme("W4A8 group 64", INT4, activations=Activations("dynamic")),
+    Scheme("W4A8 group 64 progressive", PROGRESSIVE, activations=Activations("dynamic")),
     Scheme("W4A8 group 64, attention INT8", INT4, activations=Activations("dynamic"), attention="int8"),
     Scheme("FP16 weights", Weights("float16", 16, granularity="none")),
     Scheme("INT8 weights", Weights()),
     Scheme("INT4 group 64", INT4),
     Scheme("INT8 weights, computed in BF16", Weights(), compute="bfloat16"),
     Scheme("INT4 group 64, computed in BF16", INT4, compute="bfloat16"),
+)
+ALL_LAYERS = Layers(types=["Linear", "MultiheadAttention", "Conv2d", "ConvTranspose2d"])
+MODEL_SCHEMES = (
+    *SCHEMES,
+    *(
+        Scheme(name, Weights(), activations=Activations("dynamic"), layers=ALL_LAYERS, attention=attention)
+        for name, attention in (
+            ("W8A8, convolutions too", "float32"),
+            ("W8A8, convolutions too, attention INT8", "int8"),
+        )
+    ),
 )
 EXPORTED = tuple(scheme for scheme in SCHEMES if scheme.name in ("W8A8", "INT4 group 64"))
 THREADED = "W8A8, attention INT8"
@@ -89,7 +104,7 @@ def block_rows(device: torch.device) -> Iterator[list[Row]]:
         if has_bf16(device):
             call = partial(_autocast, device, run, compiled(bfloat16_twin(block)))
             found.append(Candidate("torch.compile BF16", call, "inductor", None, tool="torch"))
-        found += [*_quantized(block, run, first_last=()), *_alternatives(block, run, TOOLS)]
+        found += [*_quantized(block, run, SCHEMES, first_last=()), *_alternatives(block, run, TOOLS)]
         found += [*_one_thread(found), *_by_openvino(block, run, x)]
         yield rows_of(case, found, SECONDS, device, base=x)
 
@@ -121,11 +136,12 @@ def model_rows(device: torch.device, cases: tuple[Case, ...] = CASES) -> Iterato
         shared |= {"frames": case.frames, "size": [case.size, case.size], "weights": model.weights.kind}
         shared["float32_bytes"] = 4 * sum(p.numel() for p in model.module.parameters())
         references = list(_references(model.module, run, device))
-        found = chain(_quantized(model.module, run), _engines(model, images))
+        found = chain(_quantized(model.module, run, MODEL_SCHEMES), _engines(model, images))
         if not case.everything:
             for candidate in found:
                 yield rows_of(shared, [*references, candidate], case.seconds, device)
                 del candidate  # before the next one takes memory
+                release_free_memory()
             continue
         tools = [tool for tool in TOOLS if not tool.compiled]  # a whole model takes minutes to compile
         found = chain(references, found, _alternatives(model.module, run, tools))
@@ -141,11 +157,11 @@ def _references(module: nn.Module, run: Run, device: torch.device) -> Iterator[C
 
 
 def _quantized(
-    module: nn.Module, run: Run, first_last: Sequence[str] | None = None
+    module: nn.Module, run: Run, schemes: Sequence[Scheme], first_last: Sequence[str] | None = None
 ) -> Iterator[Candidate | Missing]:
     """vggtq's own; `backend` names every backend that runs in the network."""
     problem = int8_problem(next(module.parameters()).device)
-    for scheme in SCHEMES:
+    for scheme in schemes:
         if scheme.attention == "int8" and problem:
             yield Missing(scheme.name, "vggtq", problem)
             continue

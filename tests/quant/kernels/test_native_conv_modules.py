@@ -64,7 +64,11 @@ def test_a_wrong_kernel_is_not_used(
     with caplog.at_level(logging.WARNING):
         assert not fits_conv(Weights(), DYNAMIC, (8, 9))
     library = native.library()
-    assert library is not None and f"native_{library.vectors}_conv_w8a" in caplog.text and "wrong product" in caplog.text
+    assert (
+        library is not None
+        and f"native_{library.vectors}_conv_w8a" in caplog.text
+        and "wrong product" in caplog.text
+    )
     is_right.cache_clear()
 
 

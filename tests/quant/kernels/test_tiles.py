@@ -26,7 +26,16 @@ def test_tiles_compute_what_integers_give(tmp_path: Path) -> None:
     ran(*CMAKE, "-S", source, "-B", tmp_path, "-DVGGTQ_PLAIN_TILES=ON")
     ran(*CMAKE, "--build", tmp_path)
     library = {"VGGTQ_LIBRARY": str(tmp_path / "vggtq_native.so"), "OMP_NUM_THREADS": "1"}
-    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-n", "0", "-k", f"amx and ({TESTED}) and not attention or avx512_bf16 and bfloat16")
+    options = (
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "0",
+        "-k",
+        f"amx and ({TESTED}) and not attention or avx512_bf16 and bfloat16",
+    )
     tests = [Path(__file__).with_name(f"test_native_{topic}.py") for topic in TOPICS]
     tests.append(ROOT / "tests/network/test_bfloat16_attention.py")
     output = ran(sys.executable, "-m", "pytest", *options, *tests, **library)
