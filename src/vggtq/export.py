@@ -18,11 +18,11 @@ from vggtq.terminal.options import option
 from vggtq.terminal.progress import Steps
 
 if TYPE_CHECKING:
-    from vggtq.quant.scheme.scheme import Scheme
     from torch import nn
 
     from vggtq.artifact.write import Saved
     from vggtq.engines.exporting import ExportedFile
+    from vggtq.quant.scheme.scheme import Scheme
 
     # quantized network, what files say of it, height and width of images
     _Ready = tuple[nn.Module, Scheme, dict[str, str], list[int]]

@@ -17,7 +17,7 @@ from helpers.instruction_sets import skip_where_onnx_runtime_saturates
 from vggtq.api import quantize_
 from vggtq.engines import exporting, parity
 from vggtq.engines.exporting import SUFFIXES, ExportedFile, check_format, export_network
-from vggtq.engines.network import fixed_positions, ExportedNetwork
+from vggtq.engines.network import ExportedNetwork, fixed_positions
 from vggtq.engines.sessions import arithmetic, open_session
 from vggtq.errors import ConfigError, DataError, DiskFull, ExportError, MissingExtraError, WeightsError
 from vggtq.models.vggt.config import PatchEmbedConfig

@@ -30,9 +30,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype | None, mask: Ten
             return int8_attention(q, k, v)
         _tell(left)
     # Graphs have torch's operator: an exported one runs on other CPUs too.
-    if dtype == torch.bfloat16 and type(q) is Tensor and not torch.compiler.is_compiling():
-        if _left_to_torch(q, k, v, mask) is None and has_bfloat16_attention():
-            return bfloat16_attention(q, k, v)
+    eager = type(q) is Tensor and not torch.compiler.is_compiling()
+    native = dtype == torch.bfloat16 and eager and _left_to_torch(q, k, v, mask) is None
+    if native and has_bfloat16_attention():
+        return bfloat16_attention(q, k, v)
     if dtype in (None, torch.int8):
         return F.scaled_dot_product_attention(q, k, v, mask)
     mask = None if mask is None else mask.to(dtype)

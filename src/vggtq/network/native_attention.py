@@ -1,9 +1,9 @@
 """softmax(q kᵀ / √d) v on the native CPU kernels, both products of 8-bit integers (quant/kernels/native/attention.inl.h) or of
 bfloat16 (bfloat_attention.inl.h).
 
-In int8, keys and values lose their mean before they are rounded (SageAttention, arXiv 2410.02367, section 4.2); weights become 0 … 255
-relative to the largest of a query in a block of 512 keys. In bfloat16, q, k, v and the weights are rounded, and sums and
-exponentials are in float32. A query or key that is not finite gives NaN to what depends on it.
+In int8, keys and values lose their mean before they are rounded (SageAttention, arXiv 2410.02367, section 4.2); weights
+become 0 … 255 relative to the largest of a query in a block of 512 keys. In bfloat16, q, k, v and the weights
+are rounded, and sums and exponentials are in float32. A query or key that is not finite gives NaN to what depends on it.
 """
 
 import ctypes
