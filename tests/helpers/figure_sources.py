@@ -104,6 +104,7 @@ NEAREST_W8A8, NEAREST_W4, NEAREST_W4A4, NEAREST_W3 = map(
     ),
 )
 GPTQ = kept("(`gptq_w4a16`)")
+ALL_LAYERS = zen4("W8A8, convolutions too, attention INT8")
 PROGRESSIVE_FILE, EXPORTED_FILES = (
     (ZEN4_BF16, "W4A8 in progressive groups of 64 (by"),
     (ZEN4_BF16, "- VGGT-1B was measured"),
@@ -219,7 +220,12 @@ SOURCES: dict[str, dict[str, list[Source]]] = {
             zen4("INT4 weights in groups of 64, GPTQ (`gptq_w4a16`)", "Accuracy in BF16"),
         ],
         "| BF16 | 1.82": [memory("BF16"), zen4("BF16"), zen4("OpenVINO BF16"), (1.82, 2.26)],
-        "On Zen 4, W8A8 and W4A8 have": [zen4("OpenVINO INT8 (NNCF)"), zen4("W8A8"), (0.0022, 0.0012)],
+        "On Zen 4, W8A8 and W4A8 have": [
+            zen4("OpenVINO INT8 (NNCF)"),
+            zen4("W8A8"),
+            (0.0022, 0.0012),
+            ALL_LAYERS,
+        ],
         "| BF16 | 2.16": [memory("BF16"), (XEON, "| BF16 | 2.16 # Whole models")],
         "| W8A8 | 2.02": [
             *[memory("W8A8 (`int8_dynamic`)"), (XEON, "| W8A8 | 2.02 # Whole models")],
