@@ -15,7 +15,7 @@ help: ## show this help
 
 NATIVE := src/vggtq/quant/kernels/native
 NATIVE_TESTS := $(addsuffix .py,$(addprefix tests/quant/kernels/test_native_,products floats process choice conv_products conv_modules)) \
-  tests/network/test_int8_attention.py tests/network/test_bfloat16_attention.py
+  $(addsuffix _attention.py,$(addprefix tests/network/test_,native int8 bfloat16))
 
 $(READY): pyproject.toml constraints.txt $(wildcard $(NATIVE)/*.h $(NATIVE)/*.cpp)
 	$(PYTHON) -m venv .venv

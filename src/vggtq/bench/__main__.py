@@ -75,9 +75,7 @@ def _compare(chosen: Sequence[str], device: torch.device, env: Environment) -> N
             steps.step(f"measuring {name}")
             for case in _sections(device)[name]():
                 rows += case
-                _write(
-                    rows, env
-                )  # a bench of VGGT-1B takes half an hour: what is killed leaves the cases before
+                _write(rows, env)  # after each case: a bench of VGGT-1B takes half an hour
                 steps.step(f"measuring {name}, after {case[0]['case']}")
     plot(rows, env, OUT / "bench.png")
     print_table(rows, env)

@@ -45,6 +45,8 @@ class EngineRun:
         self._multiplies_bf16 = self._name == "openvino" and has_bf16(device)
         wanted = resolved_compute(config.scheme, device)
         self._precision = wanted if self._multiplies_bf16 else "float32"
+        if config.scheme.compute == "bfloat16" != self._precision:
+            log.warning("%s multiplies floats in float32: it has no products in bfloat16 here", self.title)
         self._float_precision, self._folder, self._cleanup = "float32", folder, ExitStack()
         self._about = (config.scheme, quantized.weights, config.model.identity(), config.rest)
         with ExitStack() as opened:  # closed again where something fails on the way

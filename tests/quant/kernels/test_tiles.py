@@ -37,7 +37,7 @@ def test_tiles_compute_what_integers_give(tmp_path: Path) -> None:
         f"amx and ({TESTED}) and not attention or avx512_bf16 and bfloat16",
     )
     tests = [Path(__file__).with_name(f"test_native_{topic}.py") for topic in TOPICS]
-    tests.append(ROOT / "tests/network/test_bfloat16_attention.py")
+    tests += [ROOT / f"tests/network/test_{name}_attention.py" for name in ("bfloat16", "native")]
     output = ran(sys.executable, "-m", "pytest", *options, *tests, **library)
     assert " passed" in output and "failed" not in output and "skipped" not in output, output
 

@@ -206,9 +206,8 @@ class DinoV2(nn.Module):
         self.fixed_positions = None
         if size is not None:
             with torch.no_grad():
-                self.fixed_positions = self._positions(
-                    *size
-                ).detach()  # a parameter would be registered twice
+                # The table itself is a parameter, which would be registered twice.
+                self.fixed_positions = self._positions(*size).detach()
 
     def _positions(self, height: int, width: int) -> Tensor:
         """(1, 1 + P, C): the stored table, or its bicubic resampling to the grid of the image."""
